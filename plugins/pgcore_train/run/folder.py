@@ -14,13 +14,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from filelock import FileLock, Timeout
-
 from pgcore.data import files
 from pgcore.errors import FileError
 from pgcore_train.divergence.evidence import FILES
 from pgcore_train.run.checkpoint import Checkpoint, checkpoint_files, updates_of
-from pgcore_train.run.metrics import MetricsFile, cut, same_file
+from pgcore_train.run.lock import FolderLock, in_use
+from pgcore_train.run.metrics import MetricsFile, cut
 
 __all__ = ["RunFolder"]
 
@@ -55,8 +54,7 @@ class RunFolder:
         self.summary = self.path / "summary.json"
         self._text = b""
         self._lines: MetricsFile | None = None
-        self._lock: FileLock | None = None
-        self._locked: os.stat_result | None = None
+        self._lock = FolderLock(self.path)
 
     @staticmethod
     def new(name: str) -> RunFolder:
@@ -91,10 +89,15 @@ class RunFolder:
         """
         refuse_file(self.path)
         try:
-            self._acquire()
+            self._lock.acquire()
+        except FileError:
+            raise
+        except (OSError, ValueError) as error:
+            raise unwritable(self.path, error) from error
+        try:
             yield self
         finally:
-            self._release()
+            self._lock.release()
 
     def open(self, config: str, *, updates: int | None, resumed: Path | None = None) -> Self:
         """Prove that the folder can be written to, and start the metrics.
@@ -180,9 +183,9 @@ class RunFolder:
             FileError: another run holds it by now or has results there, or it cannot be made.
         """
         try:
-            lost = self._lock is not None and not self._holds
+            lost = self._lock.lost
             if lost:
-                self._acquire()
+                self._lock.acquire()
             if self._lines is None or self._lines.in_place:
                 return
             if not self.metrics.exists():
@@ -192,39 +195,13 @@ class RunFolder:
                 self._make()
             elif lost:
                 # Another run came and ended: its folder is not for this one to hold.
-                self._release()
+                self._lock.release()
                 raise in_use(self.path)
             self._lines.reopen()
         except FileError:
             raise
         except (OSError, ValueError) as error:
             raise unwritable(self.path, error) from error
-
-    def _acquire(self) -> None:
-        """Lock the folder; raise FileError if another run holds it or it cannot be made."""
-        self._release()
-        file = self.path / ".lock"
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            # Kept also where another run has it: the next `remake` asks again.
-            self._lock = FileLock(file, timeout=0)
-            self._lock.acquire()
-            self._locked = file.stat()
-        except Timeout as error:
-            raise in_use(self.path) from error
-        except (OSError, ValueError) as error:
-            raise unwritable(self.path, error) from error
-
-    def _release(self) -> None:
-        """Give up the lock."""
-        if self._lock is not None:
-            self._lock.release()
-        self._locked = None
-
-    @property
-    def _holds(self) -> bool:
-        """Whether the folder's lock is the file that this run has locked."""
-        return same_file(self.path / ".lock", self._locked)
 
     @property
     def _new_checkpoint(self) -> Path:
@@ -242,8 +219,8 @@ class RunFolder:
         ages = [self.checkpoint, *self.earlier]
         place = ages.index(resumed) if resumed in ages else 0
         later = [file for file in ages[:place] if file.exists()]
-        rest = (file for file in ages[place:] if file != resumed)
-        later += [file for file in rest if (updates_of(file) or 0) > updates]
+        others = (file for file in ages[place:] if file != resumed)
+        later += [file for file in others if (updates_of(file) or 0) > updates]
         if later:
             names = ", ".join(file.name for file in later)
             sys.stderr.write(
@@ -316,14 +293,6 @@ class RunFolder:
                 f"{self.path}: expected a new folder, got one with a run's {kept[0]}; choose another, "
                 f"leave --out out, or go on with that run: --resume {self.path}"
             )
-
-
-def in_use(path: Path) -> FileError:
-    """Return the error of a folder that another run writes to."""
-    return FileError(
-        f"{path}: expected a folder that no other run writes to, got one in use; "
-        "choose another, or wait for that run's end"
-    )
 
 
 def unwritable(path: Path, error: Exception | str) -> FileError:
