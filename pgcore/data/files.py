@@ -7,7 +7,8 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Generator, Mapping
+import stat
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from pgcore.errors import FileError
 from pgcore.validation.arrays import Array
 from pgcore.wording import abbreviated, shown
 
-__all__ = ["checked_path", "read", "replace", "write"]
+__all__ = ["checked_path", "read", "read_texts", "replace", "replacing", "sync_folder", "write"]
 
 CHECKSUM = "xxh3_64"  # the name of a checksum among a file's texts
 
@@ -87,6 +88,35 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Array], dict[str, str]]
     Raises:
         FileError: the file cannot be read, is of another kind, or is damaged.
     """
+    arrays, metadata = load(path, kind, every_array)
+    # Files of earlier versions have none.
+    expected_sum = metadata.pop(CHECKSUM, None)
+    if expected_sum not in (None, checksum(arrays, metadata)):
+        raise FileError(
+            f"{path}: expected a {kind} file as it was written, got a damaged one; use another copy"
+        )
+    return arrays, metadata
+
+
+def read_texts(path: str | Path, kind: str) -> dict[str, str]:
+    """Return the metadata alone of a file that `write` wrote; damage is not looked for.
+
+    Raises:
+        FileError: the file cannot be read or is of another kind.
+    """
+    return load(path, kind, lambda _: {})[1]
+
+
+def every_array(handle: Any) -> dict[str, Array]:
+    """Return all arrays of an open safetensors file."""
+    names: list[str] = list(handle.keys())
+    return {name: handle.get_tensor(name) for name in names}
+
+
+def load(
+    path: str | Path, kind: str, take: Callable[[Any], dict[str, Array]]
+) -> tuple[dict[str, Array], dict[str, str]]:
+    """Return the arrays that `take` reads from the open file, and its metadata; see `read`."""
     from safetensors import SafetensorError, safe_open
 
     path = checked_path("file", path)
@@ -97,8 +127,7 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Array], dict[str, str]]
         opened: Any = safe_open(path, framework="numpy")
         with opened as handle:
             metadata: dict[str, str] = dict(handle.metadata() or {})
-            names: list[str] = list(handle.keys())
-            arrays: dict[str, Array] = {name: handle.get_tensor(name) for name in names}
+            arrays = take(handle)
     except (SafetensorError, OSError, TypeError, AttributeError) as error:
         # The last two are for dtypes that NumPy does not have.
         foreign = isinstance(error, TypeError | AttributeError)
@@ -106,10 +135,6 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Array], dict[str, str]]
         raise FileError(f"{expected}, got one {reason} ({error}); write it again") from error
     if (mark := metadata.get("format")) != kind:
         raise FileError(f"{expected}, got format {mark!r}; pass the file that was saved as {kind}")
-    # Files of earlier versions have none.
-    expected_sum = metadata.pop(CHECKSUM, None)
-    if expected_sum not in (None, checksum(arrays, metadata)):
-        raise FileError(f"{expected} as it was written, got a damaged one; use another copy")
     return arrays, metadata
 
 
@@ -139,6 +164,8 @@ def replace(path: str | Path, content: bytes) -> None:
 def replacing(path: str | Path) -> Generator[Path]:
     """Give a temporary path, to write to; then put it on the disk itself and move it to `path`.
 
+    The file has the permissions of one that `open` makes, whatever its writer gave it.
+
     Raises:
         FileError: the folder or the file cannot be written; its old content stays.
     """
@@ -149,7 +176,11 @@ def replacing(path: str | Path) -> Generator[Path]:
     try:
         folder.mkdir(exist_ok=True)
         temporary = folder / target.name
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        if temporary.stat().st_mode != mode:
+            temporary.chmod(stat.S_IMODE(mode))
         # Else a machine that fails may keep the new name and lose the content.
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
@@ -162,3 +193,13 @@ def replacing(path: str | Path) -> Generator[Path]:
     finally:
         with contextlib.suppress(ValueError):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Put the names in a folder on the disk itself, where the system can."""
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)

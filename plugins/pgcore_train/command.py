@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
@@ -13,10 +14,11 @@ from pgcore.cli.plugins import command_line
 from pgcore.data.files import checked_path
 from pgcore.errors import SpecError
 from pgcore_train.config.config import Layer, RunConfig, merge, read_assignments, read_toml
+from pgcore_train.config.settings import RunSettings
 from pgcore_train.interrupt import Interrupt, Stopped
 from pgcore_train.report import Results, figures_of
 from pgcore_train.resuming import restore
-from pgcore_train.run.checkpoint import Checkpoint, load_checkpoint
+from pgcore_train.run.checkpoint import Checkpoint, find_checkpoint, has_checkpoint
 from pgcore_train.run.folder import RunFolder
 from pgcore_train.run.loggers import Loggers
 from pgcore_train.run.progress import ProgressBar
@@ -58,16 +60,22 @@ def run_command(
     # A run that goes on in its own folder reads there only what no other run is writing.
     place = folder_of(checked_path("--resume", resume))
     out = merge(*layers).get("run", {}).get("out")
-    goes_on = out is None or Path(out).resolve() == place.resolve()
-    folder = RunFolder(place) if goes_on and resume.exists() else None
+    if out is not None:
+        RunSettings(out=out)  # refuses one that is no path
+    goes_on = out is None or os.path.realpath(out) == os.path.realpath(place)
+    # Nothing is left behind in a folder that is no run's.
+    folder = RunFolder(place) if goes_on and has_checkpoint(resume) else None
     with nullcontext() if folder is None else folder.locked():
-        checkpoint = load_checkpoint(resume)
+        file, checkpoint = find_checkpoint(resume)
         settings = RunConfig.of(merge(checkpoint.config, *layers))
-        return run_settings(settings, checkpoint, folder)
+        return run_settings(settings, checkpoint, folder, file)
 
 
 def run_settings(
-    settings: RunConfig, checkpoint: Checkpoint | None = None, folder: RunFolder | None = None
+    settings: RunConfig,
+    checkpoint: Checkpoint | None = None,
+    folder: RunFolder | None = None,
+    resumed: Path | None = None,
 ) -> int:
     """Train by settings.
 
@@ -75,6 +83,7 @@ def run_settings(
         settings: The run's.
         checkpoint: What it goes on from, or None.
         folder: The checkpoint's, held for this run; None for a folder without results.
+        resumed: The checkpoint's file.
 
     Returns:
         The exit status.
@@ -85,7 +94,8 @@ def run_settings(
                 for line in restore(training, checkpoint):
                     sys.stderr.write(f"{line}\n")
             if folder is not None:
-                return train_into_folder(training, folder, updates=training.history.updates)
+                updates = training.history.updates
+                return train_into_folder(training, folder, updates=updates, resumed=resumed)
             with new_folder(settings).locked() as empty:
                 return train_into_folder(training, empty, updates=None)
     except MemoryError as error:
@@ -104,13 +114,15 @@ def new_folder(settings: RunConfig) -> RunFolder:
     return RunFolder.new(f"{environment}-{estimator}-{run.seed}")
 
 
-def train_into_folder(training: Training, folder: RunFolder, *, updates: int | None) -> int:
+def train_into_folder(
+    training: Training, folder: RunFolder, *, updates: int | None, resumed: Path | None = None
+) -> int:
     """Train and write the results; see `run_command` and `RunFolder.open`.
 
     An error of the evaluation comes after the results of training.
     """
     with (
-        folder.open(training.config.to_toml(), updates=updates),
+        folder.open(training.config.to_toml(), updates=updates, resumed=resumed),
         open_loggers(training, folder) as loggers,
         Interrupt() as interrupt,
     ):

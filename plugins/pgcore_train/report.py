@@ -98,6 +98,7 @@ class Results:
     def _try(self, write: Callable[[], object]) -> None:
         """Write, and keep the first error for `raise_problem`."""
         try:
+            self._folder.remake()
             write()
         except FileError as error:
             self._problem = self._problem or error

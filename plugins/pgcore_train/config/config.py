@@ -258,7 +258,8 @@ def toml_value(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(toml_value, value))}]"
     if not isinstance(value, Mapping):
-        return json.dumps(value, ensure_ascii=False)
+        # JSON has DEL as it is, TOML escaped.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", r"\u007f")
     # TOML has no null.
     items = [f"{key} = {toml_value(item)}" for key, item in value.items() if item is not None]
     return f"{{ {', '.join(items)} }}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, cast
 
 from pgcore.data.files import checked_path
-from pgcore.errors import PgcoreError, SpecError
+from pgcore.errors import FileError, PgcoreError, SpecError
 from pgcore.registry.registry import default_backend_name, registry
 from pgcore.validation.fields import (
     Checked,
@@ -44,8 +44,19 @@ def name(where: str, value: object, error: type[PgcoreError] = SpecError) -> str
 
 
 def path(where: str, value: object, error: type[PgcoreError] = SpecError) -> str:
-    """Return the value, or raise unless it is a path that a file can have; see `checked_path`."""
-    return str(checked_path(where, name(where, value, error)))
+    """Return the value, or raise unless it is a path that a file and TOML can have.
+
+    See `checked_path`.
+    """
+    text = str(checked_path(where, name(where, value, error)))
+    try:
+        text.encode()
+    except UnicodeEncodeError as problem:
+        raise FileError(
+            f"{where}: expected a path in UTF-8, which run.toml can have, got {shown(text)}; "
+            "leave those characters out"
+        ) from problem
+    return text
 
 
 def whole(value: object) -> object:

@@ -19,8 +19,8 @@ from pgcore.validation.arrays import Array
 from pgcore_train.config.config import Layer
 from pgcore_train.run.history import History
 
-__all__ = ["Checkpoint", "checkpoint_files", "generator_state", "load_checkpoint"]
-__all__ += ["restore_generator"]
+__all__ = ["Checkpoint", "checkpoint_files", "find_checkpoint", "generator_state"]
+__all__ += ["has_checkpoint", "load_checkpoint", "restore_generator", "updates_of"]
 
 # Marks the file in its metadata, so that a saved policy is no checkpoint by mistake.
 FORMAT = "pgcore.checkpoint"
@@ -108,6 +108,14 @@ def checkpoint_files(folder: Path) -> list[Path]:
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Return the checkpoint of a file, or the latest sound one of a run's folder.
 
+    See `find_checkpoint`.
+    """
+    return find_checkpoint(path)[1]
+
+
+def find_checkpoint(path: str | Path) -> tuple[Path, Checkpoint]:
+    """Return a checkpoint's file and its content: the file itself, or a folder's latest sound one.
+
     A damaged one in a folder is told on stderr, and the one before it used.
 
     Raises:
@@ -115,7 +123,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """
     place = Path(path)
     if not place.is_dir():
-        return read_checkpoint(place)
+        return place, read_checkpoint(place)
     problem = None
     for file in checkpoint_files(place):
         if problem is not None and not file.exists():
@@ -127,9 +135,16 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             continue
         if problem is not None:
             sys.stderr.write(f"{problem}\ngoing on from the one before it, {file}\n")
-        return checkpoint
+        return file, checkpoint
     assert problem is not None
     raise problem
+
+
+def has_checkpoint(path: Path) -> bool:
+    """Return whether a file is a checkpoint, or a folder has one, be it a damaged one."""
+    if path.is_dir():
+        return any(file.exists() for file in checkpoint_files(path))
+    return updates_of(path) is not None
 
 
 def read_checkpoint(file: Path) -> Checkpoint:
@@ -170,6 +185,14 @@ def read_checkpoint(file: Path) -> Checkpoint:
             f"{file}: expected a checkpoint that this version wrote, got one that lacks {error}; "
             "train anew"
         ) from error
+
+
+def updates_of(file: Path) -> int | None:
+    """Return the number of updates of a checkpoint; None for a file that is not one."""
+    try:
+        return int(json.loads(files.read_texts(file, FORMAT)["counters"])["updates"])
+    except (FileError, KeyError, TypeError, ValueError):
+        return None
 
 
 def adapted_fields(configured: Estimator, current: Estimator) -> dict[str, float]:

@@ -14,12 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from filelock import FileLock, Timeout
-
 from pgcore.data import files
 from pgcore.errors import FileError
 from pgcore_train.divergence.evidence import FILES
-from pgcore_train.run.checkpoint import Checkpoint, checkpoint_files
+from pgcore_train.run.checkpoint import Checkpoint, checkpoint_files, updates_of
+from pgcore_train.run.lock import FolderLock, in_use
 from pgcore_train.run.metrics import MetricsFile, cut
 
 __all__ = ["RunFolder"]
@@ -55,6 +54,7 @@ class RunFolder:
         self.summary = self.path / "summary.json"
         self._text = b""
         self._lines: MetricsFile | None = None
+        self._lock = FolderLock(self.path)
 
     @staticmethod
     def new(name: str) -> RunFolder:
@@ -89,28 +89,24 @@ class RunFolder:
         """
         refuse_file(self.path)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock", timeout=0)
-            lock.acquire()
-        except Timeout as error:
-            raise FileError(
-                f"{self.path}: expected a folder that no other run writes to, got one in use; "
-                "choose another, or wait for that run's end"
-            ) from error
+            self._lock.acquire()
+        except FileError:
+            raise
         except (OSError, ValueError) as error:
             raise unwritable(self.path, error) from error
         try:
             yield self
         finally:
-            lock.release()
+            self._lock.release()
 
-    def open(self, config: str, *, updates: int | None) -> Self:
+    def open(self, config: str, *, updates: int | None, resumed: Path | None = None) -> Self:
         """Prove that the folder can be written to, and start the metrics.
 
         Args:
             config: The configuration as TOML.
             updates: Those of the run that this one goes on with: later metrics are removed.
                 None for a new run.
+            resumed: The checkpoint in this folder that it goes on from, which becomes the latest.
 
         Raises:
             FileError: the folder cannot be made or written to, has another run's results, or has
@@ -123,7 +119,11 @@ class RunFolder:
             self._make()
             self._sweep()
             if updates is not None:
+                # Never the metrics first: a later checkpoint would lack the lines up to it.
+                if resumed is not None:
+                    self._rewind(self.path / resumed.name, updates)
                 cut(self.metrics, updates)
+                files.sync_folder(self.path)
             self._lines = MetricsFile(self.metrics)
         except (OSError, ValueError) as error:
             raise unwritable(self.path, error) from error
@@ -151,16 +151,15 @@ class RunFolder:
         Raises:
             FileError: it cannot be written; the last one stays the latest.
         """
-        new = self.path / f".{self.checkpoint.name}.new"
-        ages = [self.checkpoint, *self.earlier]
+        self.remake()
         try:
-            self._remake()
-            checkpoint.save(new)
+            if self._lines is not None:
+                # A machine that fails later has the metrics of all that the checkpoint has.
+                self._lines.sync()
+            checkpoint.save(self._new_checkpoint)
             # A run that is killed here has the checkpoint before this one.
-            for younger, older in reversed([*pairwise(ages)]):
-                if younger.exists():
-                    younger.replace(older)
-            new.replace(self.checkpoint)
+            self._shift()
+            self._new_checkpoint.replace(self.checkpoint)
         except OSError as error:
             raise unwritable(self.path, error) from error
 
@@ -171,27 +170,80 @@ class RunFolder:
             FileError: it cannot be written. It waits for the next call.
         """
         assert self._lines is not None
+        self.remake()
         try:
-            self._remake()
             self._lines.write(metrics)
         except OSError as error:
             raise unwritable(self.metrics, error) from error
+
+    def remake(self) -> None:
+        """Make the folder again, and hold it, if somebody has deleted it.
+
+        Raises:
+            FileError: another run holds it by now or has results there, or it cannot be made.
+        """
+        try:
+            lost = self._lock.lost
+            if lost:
+                self._lock.acquire()
+            if self._lines is None or self._lines.in_place:
+                return
+            if not self.metrics.exists():
+                sys.stderr.write(
+                    f"{self.metrics}: deleted during the run; made again, without what it had\n"
+                )
+                self._make()
+            elif lost:
+                # Another run came and ended: its folder is not for this one to hold.
+                self._lock.release()
+                raise in_use(self.path)
+            self._lines.reopen()
+        except FileError:
+            raise
+        except (OSError, ValueError) as error:
+            raise unwritable(self.path, error) from error
+
+    @property
+    def _new_checkpoint(self) -> Path:
+        """The next checkpoint, until it is whole."""
+        return self.path / f".{self.checkpoint.name}.new"
+
+    def _shift(self) -> None:
+        """Make each checkpoint an earlier one; the earliest goes."""
+        for younger, older in reversed([*pairwise([self.checkpoint, *self.earlier])]):
+            if younger.exists():
+                younger.replace(older)
+
+    def _rewind(self, resumed: Path, updates: int) -> None:
+        """Make a checkpoint of so many updates the latest, and remove later ones."""
+        ages = [self.checkpoint, *self.earlier]
+        place = ages.index(resumed) if resumed in ages else 0
+        later = [file for file in ages[:place] if file.exists()]
+        others = (file for file in ages[place:] if file != resumed)
+        later += [file for file in others if (updates_of(file) or 0) > updates]
+        if later:
+            names = ", ".join(file.name for file in later)
+            sys.stderr.write(
+                f"going on from update {updates}; later checkpoints are removed: {names}\n"
+            )
+        # A run that is killed here has the latest checkpoint, which one step replaces.
+        for file in later:
+            if file != self.checkpoint:
+                file.unlink()
+        if resumed not in ages:
+            with files.replacing(self._new_checkpoint) as temporary:
+                shutil.copyfile(resumed, temporary)
+            if self.checkpoint not in later:
+                self._shift()
+            self._new_checkpoint.replace(self.checkpoint)
+        elif resumed != self.checkpoint:
+            resumed.replace(self.checkpoint)
+        files.sync_folder(self.path)
 
     def _make(self) -> None:
         """Make the folder with its configuration; the first file shows if it can be written to."""
         self.path.mkdir(parents=True, exist_ok=True)
         files.replace(self.config, self._text)
-
-    def _remake(self) -> None:
-        """Make the folder again if somebody has deleted it."""
-        if self.metrics.exists():
-            return
-        sys.stderr.write(
-            f"{self.metrics}: deleted during the run; made again, without what it had\n"
-        )
-        self._make()
-        if self._lines is not None:
-            self._lines.reopen()
 
     def _sweep(self) -> None:
         """Remove the temporary files and folders of runs that were killed."""

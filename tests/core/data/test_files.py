@@ -1,3 +1,4 @@
+import os
 import pickle
 from pathlib import Path
 
@@ -28,6 +29,19 @@ def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path):
     files.replace(tmp_path / "x", b"old" * 1000)
     files.replace(tmp_path / "x", b"new")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"x": b"new"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no permissions of a group")
+@pytest.mark.parametrize("umask", [0o022, 0o007, 0o077])
+def test_a_file_has_the_permissions_of_open(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        files.write(tmp_path / "arrays", "kind", {"a": np.ones(2)}, {})
+        files.replace(tmp_path / "bytes", b"new")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {"arrays": 0o666 & ~umask, "bytes": 0o666 & ~umask}
 
 
 @pytest.mark.parametrize("failing", ["os.fsync", "pathlib.Path.replace"])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Tuple
 
+from pgcore.data import files
 from pgcore.errors import FileError, PgcoreError, SpecError
 from pgcore_train.command import run_command
 from pgcore_train.config.config import RunConfig
@@ -84,6 +85,10 @@ SETTINGS = {
         ["--set", r'run.out="a\u0000b"'],
         rf"run\.out: {NOT_A_PATH} 'a\\x00b' \(embedded null byte\); leave that character out",
     ),
+    "a folder that is not UTF-8": (
+        ["--out", "a\udcff\udcfeb"],
+        r"run\.out: expected a path in UTF-8, which run\.toml can have, got 'a\\udcff\\udcfeb'; leave",
+    ),
     "a folder of 5,000 characters": (
         ["--out", LONG],
         rf"run\.out: {NOT_A_PATH} one of 5,000 characters, a{{77}}\.\.\. \(File name too long\); choose",
@@ -118,6 +123,37 @@ def test_a_bad_setting_ends_in_one_line(pgcore, tmp_path, monkeypatch, words, li
     assert len(err) < 700
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "mine"
+
+
+RESUMED = {
+    "a number": ("run.out=5", r"run\.out: expected a name, got 5; give one"),
+    "a list": ("run.out=[1]", r"run\.out: expected a name, got \[1\]; give one"),
+    "a table": ("run.out.x=1", r"run\.out: expected a name, got \{'x': 1\}; give one"),
+    "NUL": (r'run.out="a\u0000b"', rf"run\.out: {NOT_A_PATH} 'a\\x00b' \(embedded null byte\)"),
+}
+
+
+@pytest.mark.parametrize(("setting", "line"), RESUMED.values(), ids=RESUMED)
+def test_a_bad_folder_of_a_resumed_run_ends_in_one_line(pgcore, tmp_path, setting, line):
+    folder = str(tmp_path / "run")
+    assert pgcore("train", "CartPole-v1", *BRIEF, "--out", folder)[0] == 0
+    status, out, err = pgcore("train", "--resume", folder, "--steps", "99999", "--set", setting)
+    assert (status, out) == (2, "")
+    assert re.match(f"error: {line}", err), err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["", "notes.txt", "policy.safetensors"])
+def test_a_failed_resumption_leaves_nothing_behind(pgcore, tmp_path, name):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    files.write(folder / "policy.safetensors", "pgcore.policy", {}, {})
+    before = sorted(folder.iterdir())
+    status, _, err = pgcore("train", "--resume", str(folder / name))
+    assert status == 2
+    assert "expected a pgcore.checkpoint file, got" in err
+    assert sorted(folder.iterdir()) == before
 
 
 @pytest.mark.parametrize("words", [["--envs", "1e9x"], ["--envs", "1.5e0"], ["--steps", "1e999"]])

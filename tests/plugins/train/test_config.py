@@ -1,3 +1,5 @@
+import tomllib
+
 import pytest
 
 from pgcore.errors import FileError, SpecError, UnknownNameError
@@ -34,6 +36,12 @@ def test_later_layers_win_key_by_key():
         {"run": {"seed": 1, "steps": 5}}, {"run": {"seed": 2}}, {"estimator": {"clip": 0.1}}
     )
     assert layer == {"run": {"seed": 2, "steps": 5}, "estimator": {"clip": 0.1}}
+
+
+def test_every_character_of_a_path_comes_back_from_toml():
+    out = "".join(map(chr, range(1, 0x100)))
+    config = RunConfig.of({"environment": {"name": "CartPole-v1"}, "run": {"out": out}})
+    assert tomllib.loads(config.to_toml())["run"]["out"] == out
 
 
 def test_assignments_are_toml_values_or_text():

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -13,6 +13,7 @@ from pgcore.errors import FileError
 from pgcore_train.command import run_command
 from pgcore_train.rollout import rollouts
 from pgcore_train.run.checkpoint import load_checkpoint
+from pgcore_train.run.folder import RunFolder
 
 SMALL = ["rollout.envs=2", "rollout.length=50", "run.evaluation_episodes=0"]
 
@@ -143,6 +144,66 @@ def test_a_folder_that_is_deleted_is_made_again(tmp_path, monkeypatch, capsys):
     assert updates_in(folder / "metrics.jsonl") == [*range(5, 11)]
     assert load_checkpoint(folder).history.updates == 10
     assert (folder / "run.toml").exists()
+
+
+def test_a_folder_that_is_made_again_is_held(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    refused = []
+
+    def intrude():
+        with pytest.raises(FileError, match="got one in use"), RunFolder(folder).locked():
+            pass
+        refused.append(folder)
+
+    deeds = {3: intrude, 5: lambda: shutil.rmtree(folder), 6: intrude}
+    deeds |= {7: (folder / ".lock").unlink, 8: intrude, 9: (folder / "metrics.jsonl").unlink}
+    at_update(monkeypatch, deeds | {10: intrude})
+    assert train(folder) == 0
+    assert len(refused) == 4
+    assert updates_in(folder / "metrics.jsonl") == [9, 10]
+
+
+@pytest.mark.parametrize("ending", ["holds", "ended"])
+def test_a_folder_that_another_run_made_is_left_to_it(tmp_path, monkeypatch, capsys, ending):
+    folder = tmp_path / "run"
+    with ExitStack() as stack:
+
+        def intrude():
+            shutil.rmtree(folder)
+            other = RunFolder(folder)
+            lock = other.locked()
+            stack.enter_context(lock)
+            with other.open("", updates=None) as mine:
+                mine.write_metrics({"update": 1})
+            if ending == "ended":
+                stack.close()
+
+        at_update(monkeypatch, {5: intrude})
+        with pytest.raises(FileError, match="that no other run writes to, got one in use"):
+            train(folder)
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition(",")[0] for line in told] == [
+        "no metrics after update 5",
+        "no checkpoint after update 6",
+    ]
+    assert sorted(file.name for file in folder.iterdir()) == [".lock", "metrics.jsonl", "run.toml"]
+    assert updates_in(folder / "metrics.jsonl") == [1]
+    # Nor is it held.
+    with RunFolder(folder).locked():
+        pass
+
+
+def test_metrics_that_are_edited_during_a_run_go_on(tmp_path, monkeypatch):
+    metrics = tmp_path / "run" / "metrics.jsonl"
+
+    def edit():
+        lines = metrics.read_text().splitlines(keepends=True)
+        (tmp_path / "edited").write_text("".join(lines[2:]))
+        (tmp_path / "edited").replace(metrics)
+
+    at_update(monkeypatch, {5: edit})
+    assert train(tmp_path / "run") == 0
+    assert updates_in(metrics) == [*range(3, 11)]
 
 
 def test_a_clock_that_goes_back_changes_nothing(tmp_path, monkeypatch):

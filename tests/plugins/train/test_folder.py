@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from pgcore.errors import FileError
+from pgcore_train.command import run_command
+from pgcore_train.run.checkpoint import Checkpoint
 from pgcore_train.run.folder import RunFolder
+from pgcore_train.run.metrics import cut
 
 
 def test_metrics_are_in_the_file_line_by_line(tmp_path):
@@ -97,6 +101,51 @@ def test_a_resumed_run_goes_on_in_its_folder(tmp_path):
         folder.write_metrics({"update": 2})
     assert folder.metrics.read_text() == '{"update": 1}\n{"update": 2}\n'
     assert folder.picture.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    ("content", "missing"),
+    [
+        ("1 2 3 4 5 6", None),
+        # A run that went on in a folder of its own.
+        ("4 5 6 7", None),
+        ("1 2", "3-6"),
+        ("2 3 5 6", "4"),
+        ("1 4", "2-3, 5-6"),
+        ("", "1-6"),
+        (None, "1-6"),
+    ],
+)
+def test_metrics_that_a_checkpoint_lacks_are_told(tmp_path, capsys, content, missing):
+    metrics = tmp_path / "metrics.jsonl"
+    if content is not None:
+        lines = [f'{{"update": {update}}}\n' for update in content.split()]
+        # A machine that fails may leave zeros.
+        metrics.write_text("".join(lines) + "\0" * 9)
+    cut(metrics, 6)
+    line = f"{metrics}: lacks the metrics of updates {missing}; going on without them\n"
+    assert capsys.readouterr().err == (line if missing else "")
+
+
+def test_metrics_are_on_the_disk_before_a_checkpoint(tmp_path, monkeypatch):
+    layer = {"environment": {"name": "CartPole-v1"}, "run": {"out": str(tmp_path), "steps": 40}}
+    events = []
+    fsync, save = os.fsync, Checkpoint.save
+
+    def record(number):
+        events.append(os.fstat(number).st_ino)
+        fsync(number)
+
+    def check(checkpoint, path):
+        assert events[-1] == (tmp_path / "metrics.jsonl").stat().st_ino
+        save(checkpoint, path)
+        events.append("saved")
+
+    monkeypatch.setattr(os, "fsync", record)
+    monkeypatch.setattr(Checkpoint, "save", check)
+    settings = ["rollout.envs=2", "rollout.length=10", "run.checkpoint_updates=1"]
+    assert run_command(layer, [*settings, "run.evaluation_episodes=0"]) == 0
+    assert events.count("saved") == 3
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "run.toml", "checkpoint.safetensors"])
