@@ -45,7 +45,7 @@ class Quiet:
 def start_tracker() -> None:
     """Start Python's process that tracks shared memory so that a terminal's end does not reach it.
 
-    It ignores the other signals by itself. Where it ends before its parent, another one takes its
+    It ignores the other signals. Where it ends before its parent, another one takes its
     place, which knows nothing of the memory that is given back.
     """
     if not hasattr(signal, "SIGHUP"):
