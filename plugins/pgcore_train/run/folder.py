@@ -285,6 +285,9 @@ class RunFolder:
             raise FileError(
                 f"{self.path}: expected a new folder or one of a pgcore run, "
                 f"got another program's {present[0].name}; choose another"
+                if new
+                else f"{self.path}: expected the run's folder, with the {self.config.name} that it "
+                "wrote, got none or another; put it back, or go on in another folder by --out"
             )
         # A run that failed before its first update has left nothing to lose.
         kept = [file.name for file in present if file != self.config and file.stat().st_size]

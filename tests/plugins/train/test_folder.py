@@ -157,6 +157,17 @@ def test_another_programs_files_are_left_alone(tmp_path, name):
     assert (tmp_path / name).read_text() == "theirs"
 
 
+@pytest.mark.parametrize("config", [None, "mine = 1"])
+def test_a_checkpoint_apart_from_its_run_goes_on_elsewhere_alone(tmp_path, config):
+    (tmp_path / "checkpoint.safetensors").write_text("a run's")
+    if config is not None:
+        (tmp_path / "run.toml").write_text(config)
+    with pytest.raises(
+        FileError, match=r"with the run\.toml that it wrote, got none or another; put"
+    ):
+        RunFolder(tmp_path).open("", updates=3)
+
+
 @pytest.mark.parametrize("below", ["file", "file/deeper"])
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path, below):
     (tmp_path / "file").write_text("")
