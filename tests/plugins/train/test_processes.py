@@ -137,7 +137,9 @@ class Run:
         os.mkfifo(pipe)
         # With a writer here there is no end before the processes write.
         both = os.open(pipe, os.O_RDWR)
-        code = "from pgcore.cli import main; main()"
+        # The tests may run under `nohup`, which passes on that SIGHUP is ignored.
+        heard = "hasattr(signal, 'SIGHUP') and signal.signal(signal.SIGHUP, signal.SIG_DFL)"
+        code = f"import signal; {heard}; from pgcore.cli import main; main()"
         command = [sys.executable, "-c", code, "train", name, "--envs", "2", "--processes"]
         command += [
             "--out",
