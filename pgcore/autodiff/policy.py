@@ -157,7 +157,8 @@ class AutodiffPolicy(ResidentPolicy):
             used = {name: values[name] for name in surrogate.estimator.signal_names}
             inputs = self._inputs(surrogate.batch, used, surrogate.weights)
         gradient, square = self.differentiate(surrogate, inputs)
-        if self.resident:
+        # Those of a batch that is too large for the device are NumPy's.
+        if self.resident and not isinstance(inputs.weights, np.ndarray):
             gradient.weights = inputs.weights
         return gradient, square
 

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from pgcore.api import generator
 from pgcore.data.batch import Batch
 from pgcore.data.networks import Table
-from pgcore.errors import PgcoreError, SpecError
+from pgcore.errors import SpecError
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.optimizer import Optimizer
 from pgcore.validation.arrays import Array
@@ -321,7 +321,7 @@ class Training:
                 with_extras=self._with_extras,
                 guard=guard,
             )
-        except PgcoreError:
+        except Exception:
             # A run that goes on from here plays the rollout again.
             if batch is not None:
                 self.replay.undo()

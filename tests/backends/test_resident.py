@@ -254,6 +254,12 @@ def test_memory_is_bounded_and_a_larger_batch_moved_by_minibatches(make_policy, 
     policies[0].copies.entries.clear()
     assert_same_inputs(policies, estimator, batch.steps(index), parts)
     assert len(policies[0].copies) == 0
+    # Such a batch's loss is one of numbers in host memory.
+    losses = [
+        pg.gradient(policy, estimator, batch.steps(index), signals=signals).loss
+        for policy, signals in zip(policies, parts, strict=True)
+    ]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
 
 
 def test_a_replaced_signal_counts_and_a_moved_one_cannot_be_written_to(make_policy):

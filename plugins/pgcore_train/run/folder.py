@@ -282,12 +282,14 @@ class RunFolder:
         if not present:
             return
         if not self.config.is_file() or not self.config.read_bytes().startswith(MARK.encode()):
+            if not new:
+                raise FileError(
+                    f"{self.path}: expected the run's folder, with the {self.config.name} that it "
+                    "wrote, got none or another; put it back, or go on in another folder by --out"
+                )
             raise FileError(
                 f"{self.path}: expected a new folder or one of a pgcore run, "
                 f"got another program's {present[0].name}; choose another"
-                if new
-                else f"{self.path}: expected the run's folder, with the {self.config.name} that it "
-                "wrote, got none or another; put it back, or go on in another folder by --out"
             )
         # A run that failed before its first update has left nothing to lose.
         kept = [file.name for file in present if file != self.config and file.stat().st_size]
