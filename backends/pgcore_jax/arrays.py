@@ -142,18 +142,8 @@ def derivative_of(function: Callable[..., Any], *, compiled: bool) -> Callable[.
     return jax.jit(run) if compiled else run
 
 
-def flattened(signals: LaidOutSignals) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Return the arrays of signals, and what is the same for all compiled code."""
-    return (signals.values, signals.weights, signals.real), (signals.arrays, signals.rows)
-
-
-def restored(rest: tuple[Any, ...], parts: tuple[Any, ...]) -> LaidOutSignals:
-    """Return signals of the results of `flattened`."""
-    return LaidOutSignals(*parts, *rest)
-
-
 # Arguments and results of transformed functions are trees of arrays.
-jax.tree_util.register_pytree_node(LaidOutSignals, flattened, restored)
+jax.tree_util.register_dataclass(LaidOutSignals, ["values", "weights", "real"], ["arrays", "rows"])
 jax.tree_util.register_dataclass(
     Loss, ["loss", "terms", "derivatives", "arguments", "signals"], ["estimator"]
 )

@@ -105,11 +105,11 @@ class SignalsType(TraceType):
     def placeholder_value(self, placeholder_context: Any) -> LaidOutSignals:
         """Return the signals that the function is traced with."""
         parts = self.mapped(lambda part: part.placeholder_value(placeholder_context))
-        return LaidOutSignals(*parts, *self.rest)
+        return restored(self.rest, parts)
 
     def to_tensors(self, value: LaidOutSignals) -> list[Any]:
         """Return the tensors of signals, in the order of `flatten`."""
-        given = [*map(value.values.__getitem__, self.values), value.weights]
+        given = [*map(value.values.__getitem__, self.values), value.stored]
         if self.real is not None:
             given.append(value.real)
         if self.plain and all(isinstance(x, Tensor) for x in given):
@@ -118,7 +118,7 @@ class SignalsType(TraceType):
 
     def from_tensors(self, tensors: Iterator[Any]) -> LaidOutSignals:
         """Return signals of tensors in the order of `flatten`."""
-        return LaidOutSignals(*self.mapped(lambda part: part.from_tensors(tensors)), *self.rest)
+        return restored(self.rest, self.mapped(lambda part: part.from_tensors(tensors)))
 
     def flatten(self) -> list[Any]:
         """Return the types of the tensors."""
@@ -140,12 +140,12 @@ class SignalsType(TraceType):
                 f"tf.function: expected signals of {self!r}, got {value!r}; trace it anew"
             )
         parts = self.mapped(lambda part, x: part.cast(x, casting_context), value)
-        return LaidOutSignals(*parts, *self.rest)
+        return restored(self.rest, parts)
 
 
 def type_of(signals: LaidOutSignals, context: Any) -> SignalsType:
     """Return the type of signals; see `tf.types.experimental.SupportsTracingProtocol`."""
-    values, weights, real = signals.values, signals.weights, signals.real
+    values, weights, real = signals.values, signals.stored, signals.real
     rest = (signals.arrays, signals.rows)
     parts = [*values.values(), weights] if real is None else [*values.values(), weights, real]
     if all(isinstance(x, Tensor) for x in parts):
@@ -177,12 +177,14 @@ def part_type(x: Any, context: Any) -> Any:
 
 def flattened(signals: LaidOutSignals) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Return what is the same for all graphs of signals, and their tensors; see `tf.nest`."""
-    return (signals.arrays, signals.rows), (signals.values, signals.weights, signals.real)
+    return (signals.arrays, signals.rows), (signals.values, signals.stored, signals.real)
 
 
 def restored(rest: tuple[Any, ...], parts: tuple[Any, ...]) -> LaidOutSignals:
     """Return signals of the results of `flattened`."""
-    return LaidOutSignals(*parts, *rest)
+    values, weights, real = parts
+    arrays, rows = rest
+    return LaidOutSignals(values, weights, real, arrays, rows=rows)
 
 
 def flattened_loss(loss: Loss) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from pgcore.data.native import normalised
 from pgcore.validation.arrays import Array, is_host
 from pgcore.xp.namespace import Native
 
@@ -335,7 +334,7 @@ def standardised(x: Any, weights: Any, *, ddof: int, eps: float) -> Any:
     real = None if weights is None else device.native(weights, "f") > 0
     if real is not None:
         x = where(device, device.array(real), x, 0.0)
-    result = normalised(device.arrays, x.native, real, ddof=ddof, eps=eps or TINY)
+    result = device.arrays.normalised(x.native, real, ddof=ddof, eps=eps or TINY)
     return device.array(result)
 
 

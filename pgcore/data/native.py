@@ -10,7 +10,6 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from math import prod
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -20,7 +19,7 @@ from pgcore.registry.registry import registry
 from pgcore.validation.arrays import Array
 from pgcore.xp.namespace import ArrayNamespace, Native
 
-__all__ = ["Arrays", "arrays_of", "host", "is_native", "normalised"]
+__all__ = ["Arrays", "arrays_of", "host", "is_native"]
 
 
 class Arrays(ABC):
@@ -109,9 +108,46 @@ class Arrays(ABC):
     def norm(self, x: Native) -> Native:
         """Return the Euclidean norm of all entries, whose squares may overflow, without a derivative."""
 
+    def normalised(self, x: Native, real: Native, *, ddof: int, eps: float) -> Native:
+        """Return x with mean 0 and standard deviation 1; see `pgcore.returns.baselines.normalise`.
+
+        Args:
+            x: Floats of any shape; entries that are not real are 0.
+            real: Bool, of that shape; None for all.
+            ddof: Of the standard deviation.
+            eps: Added to it.
+        """
+        xp = self.xp
+        if real is None and None in [*x.shape]:
+            real = xp.full_like(x, 1.0) > 0  # a graph for any number of steps
+        if real is None:
+            count = 1
+            for length in x.shape:
+                count *= length
+            # Too few entries have no spread, and stay as they are.
+            if count <= 1 or count <= ddof:
+                return x
+            centred = self.centre(x, None)
+            return centred / (self.norm(centred) / (count - ddof) ** 0.5 + eps)
+        # [1], which leaves an array's dtype as it is.
+        count = xp.sum(self.reshape(self.cast(real, self.dtype(x)), (1, -1)), 1)
+        centred = self.centre(x, real)
+        spread = self.norm(centred) / xp.sqrt(xp.maximum(count - ddof, 1.0)) + eps
+        return xp.where(count > max(ddof, 1), centred / spread, x)
+
     @abstractmethod
     def dot(self, x: Native, y: Native) -> Native:
         """Return the sum of the products of all entries of two arrays of one shape, a number."""
+
+    def weighed(self, terms: Native, weights: Native, *, averaged: bool) -> Native:
+        """Return the sum of w_t term_t over all entries, a number.
+
+        Args:
+            terms: Floats of any shape.
+            weights: Of that shape.
+            averaged: Whether each is 1 / entries; False where that is not known.
+        """
+        return self.dot(weights, terms)
 
     @abstractmethod
     def is_finite(self, x: Native) -> bool:
@@ -184,30 +220,3 @@ def host(x: Any) -> Array:
             f"host: expected an array whose numbers can be read, got {type(x).__name__} ({error}); "
             "pass it outside of traced code"
         ) from error
-
-
-def normalised(arrays: Arrays, x: Native, real: Native, *, ddof: int, eps: float = 1e-8) -> Native:
-    """Return x with mean 0 and standard deviation 1; see `pgcore.returns.baselines.normalise`.
-
-    Args:
-        arrays: The framework's.
-        x: Floats of any shape; entries that are not real are 0.
-        real: Bool, of that shape; None for all.
-        ddof: Of the standard deviation.
-        eps: Added to it.
-    """
-    xp = arrays.xp
-    if real is None and None in tuple(x.shape):
-        real = xp.full_like(x, 1.0) > 0  # a graph for any number of steps
-    if real is None:
-        count = prod(x.shape)
-        # Too few entries have no spread, and stay as they are.
-        if count <= max(ddof, 1):
-            return x
-        centred = arrays.centre(x, None)
-        return centred / (arrays.norm(centred) / (count - ddof) ** 0.5 + eps)
-    # [1], which leaves an array's dtype as it is.
-    count = xp.sum(arrays.reshape(arrays.cast(real, arrays.dtype(x)), (1, -1)), 1)
-    centred = arrays.centre(x, real)
-    spread = arrays.norm(centred) / xp.sqrt(xp.maximum(count - ddof, 1.0)) + eps
-    return xp.where(count > max(ddof, 1), centred / spread, x)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from pgcore.data.native import Arrays
-from pgcore.errors import EstimatorError, NonFiniteError, ShapeError
+from pgcore.errors import EstimatorError, NonFiniteError
 from pgcore.function.signals import LaidOutSignals
 from pgcore.interfaces.estimator import Estimator, ensure_estimator
 from pgcore.interfaces.metrics import compute_figures
@@ -53,7 +52,7 @@ class Loss:
         """
         arrays, signals = self.signals.arrays, self.signals
         arguments = {name: arrays.host(value) for name, value in self.arguments.items()}
-        terms, weights = arrays.host(self.terms), arrays.host(signals.weights)
+        terms, weights = arrays.host(self.terms), arrays.host(signals.stored)
         real = np.ones_like(weights, np.bool_)
         if signals.real is not None:
             real = arrays.host(signals.real)
@@ -94,148 +93,71 @@ def loss(estimator: Estimator, signals: LaidOutSignals, **quantities: Native) ->
         >>> out.derivatives["log_prob"].tolist()
         [-2.0, -2.0]
     """
-    ensure_estimator("loss estimator", estimator)
-    if not isinstance(signals, LaidOutSignals):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise EstimatorError(
-            f"loss of {estimator.name}: expected the signals of pgcore.signals(estimator, episodes), "
-            f"got {type(signals).__name__}; those of a policy are for pgcore.gradient"
-        )
-    arrays, names = signals.arrays, estimator.quantities
+    # Compiled code looks at each call at all it read of modules and objects: so this reads little.
+    try:
+        names, per_action, constants = estimator.declaration.split("|")
+        arrays, stored, averaged = signals.arrays, signals.stored, signals.averaged
+    except AttributeError as error:
+        raise misplaced(estimator, signals) or error from None
+    names, per_action, constants = names.split(), per_action.split(), constants.split()
     if len(quantities) != len(names) or [name for name in names if name not in quantities]:
-        raise EstimatorError(
-            f"loss of {estimator.name}: expected the quantities {', '.join(names)}, got "
-            f"{', '.join(quantities) or 'none'}; pass each of the first and no other"
-        )
-    dtype = checked(arrays, signals, quantities)
-    values, weights, real = signals.values, signals.weights, signals.real
-    if arrays.dtype(weights) != dtype:
-        values = {name: with_dtype(arrays, value, dtype) for name, value in values.items()}
-        weights = arrays.cast(weights, dtype)
-    axes, inputs = len(weights.shape), quantities
-    if axes > 1 and not takes_layout(arrays, estimator, quantities, values, axes):
-        flat = partial(flattened, arrays, axes)
-        values = {name: flat(value) for name, value in values.items()}
-        weights, real = flat(weights), None if real is None else flat(real)
-        inputs = {name: flat(value) for name, value in quantities.items()}
+        raise misnamed(estimator, signals, quantities)
+    signals.accept(quantities, per_action)
+    takes_layout = signals.takes_layout(estimator, quantities, constants)
+    values, inputs, weights, real = signals.fitted(quantities, per_action, flat=not takes_layout)
     values = estimator.finalise_on(arrays, values, real)
-    inputs = held(arrays, inputs, real, dtype)
-    inputs.update(constants(estimator, values, [x for x in estimator.keywords if x not in inputs]))
+    for name in constants:
+        if name not in values:
+            raise misnamed(estimator, signals, quantities)
+        inputs[name] = values[name]
     if arrays.differentiates:
-        value, terms = weighed(arrays, estimator, inputs, weights, real)
+        terms = estimator.surrogate(arrays.xp, **inputs)
     else:
         with np.errstate(all="ignore"):
-            value, terms = weighed(arrays, estimator, inputs, weights, real)
+            terms = estimator.surrogate(arrays.xp, **inputs)
+    if real is not None:
+        terms = arrays.xp.where(real, terms, 0.0)
+    value = arrays.weighed(terms, weights, averaged=averaged)
     if not arrays.is_finite(value):
         raise not_finite(arrays, estimator, signals, inputs, terms)
     derivatives: dict[str, Native] = {}
     if not arrays.differentiates:
         derivatives = derivatives_of(estimator, inputs, weights, real, quantities)
-    if len(terms.shape) != axes:
-        terms = arrays.reshape(terms, tuple(-1 if n is None else n for n in signals.weights.shape))
+    if len(terms.shape) != len(stored.shape):
+        terms = arrays.reshape(terms, tuple(-1 if n is None else n for n in stored.shape))
     return Loss(value, terms, derivatives, inputs, signals, estimator)
 
 
-def weighed(
-    arrays: Arrays,
-    estimator: Estimator,
-    inputs: Mapping[str, Native],
-    weights: Native,
-    real: Native,
-) -> tuple[Native, Native]:
-    """Return the loss, and the surrogate's terms."""
-    terms = estimator.surrogate(arrays.xp, **inputs)
-    if real is not None:
-        terms = arrays.xp.where(real, terms, 0.0)
-    return arrays.dot(weights, terms), terms
+def misplaced(estimator: Estimator, signals: object) -> EstimatorError | None:
+    """Return the error for other objects than an estimator and signals; None for those.
 
-
-def constants(
-    estimator: Estimator, values: Mapping[str, Native], names: Sequence[str]
-) -> dict[str, Native]:
-    """Return the signals that the surrogate reads, or raise EstimatorError where one is missing."""
-    missing = [name for name in names if name not in values]
-    if missing:
-        raise EstimatorError(
-            f"loss of {estimator.name}: expected signals with {', '.join(missing)}, got "
-            f"{', '.join(values)}; compute them with pgcore.signals of this estimator"
-        )
-    return {name: values[name] for name in names}
-
-
-def held(
-    arrays: Arrays, quantities: Mapping[str, Native], real: Native, dtype: str
-) -> dict[str, Native]:
-    """Return the quantities in a dtype, at 0 where an entry is no step or does not count.
-
-    A term that is multiplied by 0 would have a derivative of NaN where it overflows.
+    Raises:
+        EstimatorError: the first is no estimator.
     """
-    result: dict[str, Native] = {}
-    for name, quantity in quantities.items():
-        value = quantity if arrays.dtype(quantity) == dtype else arrays.cast(quantity, dtype)
-        if real is not None:
-            kept = real[..., None] if name in PER_ACTION else real
-            value = arrays.xp.where(kept, value, 0.0)
-        result[name] = value
-    return result
+    ensure_estimator("loss estimator", estimator)
+    if isinstance(signals, LaidOutSignals):
+        return None
+    return EstimatorError(
+        f"loss of {estimator.name}: expected the signals of pgcore.signals(estimator, episodes), got "
+        f"{type(signals).__name__}; those of a policy are for pgcore.gradient"
+    )
 
 
-def checked(arrays: Arrays, signals: LaidOutSignals, quantities: Mapping[str, Native]) -> str:
-    """Return the dtype to compute in, or raise unless all quantities fit the signals."""
-    device, widest = arrays.device(signals.weights), "float32"
-    layout = tuple(signals.weights.shape)
-    for name, value in quantities.items():
-        if not arrays.owns(value):
-            raise EstimatorError(
-                f"loss {name}: expected an array of {arrays.name}, as the signals are, got "
-                f"{type(value).__name__}; make the episodes of the arrays of one framework"
-            )
-        place = arrays.device(value)
-        if device != place and device and place:
-            raise EstimatorError(
-                f"loss {name}: expected an array on {device}, where the signals are, got one on "
-                f"{place}; move one of them"
-            )
-        shape = tuple(value.shape)
-        laid_out = shape[:-1] if name in PER_ACTION else shape
-        if laid_out != layout and not is_laid_out(laid_out, layout):
-            expected = [*layout, "A"] if name in PER_ACTION else [*layout]
-            raise ShapeError(
-                f"loss {name}: expected shape [{', '.join(map(str, expected))}], as the episodes are "
-                f"laid out, got {list(shape)}; pass one entry for each of theirs"
-            )
-        if arrays.dtype(value) == "float64":
-            widest = "float64"
-    return widest
-
-
-def is_laid_out(shape: tuple[int | None, ...], layout: tuple[int | None, ...]) -> bool:
-    """Whether an array has the layout's shape; a graph for any number of steps has None for it."""
-    pairs = zip(shape, layout, strict=False)
-    return len(shape) == len(layout) and all(a == b or None in (a, b) for a, b in pairs)
-
-
-def with_dtype(arrays: Arrays, value: Native, dtype: str) -> Native:
-    """Return an array of floats in a dtype, any other as it is."""
-    return arrays.cast(value, dtype) if "float" in arrays.dtype(value) else value
-
-
-def takes_layout(
-    arrays: Arrays,
-    estimator: Estimator,
-    quantities: Mapping[str, Native],
-    values: Mapping[str, Native],
-    axes: int,
-) -> bool:
-    """Whether the surrogate takes arrays of two axes in place of [B]: reshaping costs two copies."""
-    if not (arrays.differentiates and estimator.elementwise):
-        return False
-    used = [value for name, value in values.items() if name in estimator.keywords]
-    return all(len(value.shape) == axes for value in (*used, *quantities.values()))
-
-
-def flattened(arrays: Arrays, axes: int, value: Native) -> Native:
-    """Return an array with its first axes as one."""
-    return arrays.reshape(value, (-1, *value.shape[axes:]))
+def misnamed(
+    estimator: Estimator, signals: LaidOutSignals, quantities: Mapping[str, Native]
+) -> EstimatorError:
+    """Return the error for quantities or signals that are not the estimator's."""
+    if {*quantities} != {*estimator.quantities}:
+        return EstimatorError(
+            f"loss of {estimator.name}: expected the quantities {', '.join(estimator.quantities)}, got "
+            f"{', '.join(quantities) or 'none'}; pass each of the first and no other"
+        )
+    names = (*quantities, *signals.values)
+    missing = [name for name in estimator.keywords if name not in names]
+    return EstimatorError(
+        f"loss of {estimator.name}: expected signals with {', '.join(missing)}, got "
+        f"{', '.join(signals.values)}; compute them with pgcore.signals of this estimator"
+    )
 
 
 def derivatives_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
@@ -22,10 +22,10 @@ from pgcore.interfaces.signals import Signals
 from pgcore.validation.arrays import Array, is_host
 from pgcore.xp.namespace import Native
 
-__all__ = ["LaidOutSignals", "laid_out_signals"]
+__all__ = ["LaidOutSignals", "are_means", "laid_out_signals"]
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@dataclass(init=False, eq=False, repr=False)
 class LaidOutSignals:
     """An estimator's signals as `pgcore.loss` takes them, on the device of the episodes' arrays.
 
@@ -38,18 +38,46 @@ class LaidOutSignals:
         real: [*shape] bool, True at the steps that count; None where all entries do.
         arrays: The framework's.
         rows: Whether each row of [E, T] is an episode.
+        stored: The weights, for code that does not change them.
+        averaged: Whether each entry weighs 1 / entries, so that the loss is a mean. False also once
+            the weights were read, since their reader may change them.
     """
 
+    __slots__ = ("arrays", "averaged", "real", "rows", "stored", "values")
+
     values: dict[str, Native]
-    weights: Native
+    weights: Native  # pyright: ignore[reportRedeclaration]
     real: Native
     arrays: Arrays
-    rows: bool = False
+    rows: bool
+
+    def __init__(
+        self,
+        values: dict[str, Native],
+        weights: Native,
+        real: Native,
+        arrays: Arrays,
+        *,
+        rows: bool = False,
+    ) -> None:
+        """Hold the arrays; see the attributes."""
+        self.values, self.stored, self.real = values, weights, real
+        self.arrays, self.rows, self.averaged = arrays, rows, False
+
+    @property
+    def weights(self) -> Native:
+        """See the attributes."""
+        self.averaged = False
+        return self.stored
+
+    @weights.setter
+    def weights(self, weights: Native) -> None:
+        self.stored, self.averaged = weights, False
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The layout's."""
-        return tuple(self.weights.shape)
+        return tuple(self.stored.shape)
 
     def __repr__(self) -> str:
         """Return the layout and the names."""
@@ -71,8 +99,7 @@ class LaidOutSignals:
             EstimatorError: the surrogate sees whole episodes, or a position is out of range.
         """
         part = self.part(index)
-        part.weights = part.weights * (self.count() / part.count())
-        return part
+        return part.scaled(self.count() / part.count(), averaged=self.averaged)
 
     def part(self, index: Any) -> LaidOutSignals:
         """Return the signals of some entries as flat steps, with their weights in the whole loss.
@@ -104,8 +131,7 @@ class LaidOutSignals:
             EstimatorError: the layout is not [E, T] with an episode in each row, or a row is out of range.
         """
         part = self.episode_part(index)
-        part.weights = part.weights * (self.episode_count() / part.episode_count())
-        return part
+        return part.scaled(self.episode_count() / part.episode_count(), averaged=self.averaged)
 
     def episode_part(self, index: Any) -> LaidOutSignals:
         """Return the signals of some rows of padded episodes, with their weights in the whole loss.
@@ -130,13 +156,100 @@ class LaidOutSignals:
             part.values["episode"] = arrays.xp.where(old == self.shape[0], beyond, mine)
         return part
 
+    # What `pgcore.loss` reads.
+
+    def accept(self, quantities: Mapping[str, Native], per_action: Sequence[str]) -> None:
+        """Raise unless all quantities fit the signals.
+
+        Args:
+            quantities: As they were passed.
+            per_action: The names of those that have a number for each action.
+
+        Raises:
+            EstimatorError, ShapeError: see `pgcore.loss`.
+        """
+        arrays, layout, kind = self.arrays, self.stored.shape, self.stored.__class__
+        device = arrays.device(self.stored)
+        for name, value in quantities.items():
+            if value.__class__ is not kind and not arrays.owns(value):
+                raise EstimatorError(
+                    f"loss {name}: expected an array of {arrays.name}, as the signals are, got "
+                    f"{type(value).__name__}; make the episodes of the arrays of one framework"
+                )
+            place = arrays.device(value)
+            if device != place and device and place:
+                raise EstimatorError(
+                    f"loss {name}: expected an array on {device}, where the signals are, got one on "
+                    f"{place}; move one of them"
+                )
+            shape = value.shape
+            laid_out = shape[:-1] if name in per_action else shape
+            if laid_out != layout and not is_laid_out(tuple(laid_out), self.shape):
+                expected = [*layout, "A"] if name in per_action else [*layout]
+                raise ShapeError(
+                    f"loss {name}: expected shape [{', '.join(map(str, expected))}], as the episodes "
+                    f"are laid out, got {list(shape)}; pass one entry for each of theirs"
+                )
+
+    def takes_layout(
+        self, estimator: Estimator, quantities: Mapping[str, Native], constants: Sequence[str]
+    ) -> bool:
+        """Whether the surrogate takes arrays of the layout; else of [B], which costs two copies."""
+        axes = len(self.stored.shape)
+        if axes == 1:
+            return True
+        if not (self.arrays.differentiates and estimator.elementwise):
+            return False
+        used = [self.values[name] for name in constants if name in self.values]
+        return not [x for x in (*used, *quantities.values()) if len(x.shape) != axes]
+
+    def fitted(
+        self, quantities: Mapping[str, Native], per_action: Sequence[str], *, flat: bool
+    ) -> tuple[dict[str, Native], dict[str, Native], Native, Native]:
+        """Return values, quantities, weights and `real` in one dtype.
+
+        Quantities are 0 where an entry is no step or does not count: a term that is multiplied by 0
+        would have a derivative of NaN where it overflows.
+
+        Args:
+            quantities: See `accept`.
+            per_action: See `accept`.
+            flat: Whether the arrays are returned as [N, ...], not of the layout.
+        """
+        arrays, values, weights, real = self.arrays, self.values, self.stored, self.real
+        dtype = "float32"
+        if [x for x in quantities.values() if arrays.dtype(x) == "float64"]:
+            dtype = "float64"
+        if arrays.dtype(weights) != dtype:
+            weights = arrays.cast(weights, dtype)
+            values = {
+                name: arrays.cast(value, dtype) if "float" in arrays.dtype(value) else value
+                for name, value in values.items()
+            }
+        inputs: dict[str, Native] = {}
+        for name, quantity in quantities.items():
+            value = quantity if arrays.dtype(quantity) == dtype else arrays.cast(quantity, dtype)
+            if real is not None:
+                kept = real[..., None] if name in per_action else real
+                value = arrays.xp.where(kept, value, 0.0)
+            inputs[name] = value
+        if flat:
+            axes = len(weights.shape)
+            values, inputs = (
+                {name: arrays.reshape(x, (-1, *x.shape[axes:])) for name, x in of.items()}
+                for of in (values, inputs)
+            )
+            weights = arrays.reshape(weights, (-1,))
+            real = None if real is None else arrays.reshape(real, (-1,))
+        return values, inputs, weights, real
+
     def _taken(self, index: Any, *, by_row: bool) -> LaidOutSignals:
         """Return the signals of some rows, or of some entries as flat steps."""
         arrays, axes = self.arrays, len(self.shape)
         # Integers of the framework stay where they are.
         if not arrays.owns(index) or "int" not in arrays.dtype(index):
             numbers = whole_numbers(index, self.shape[0] if by_row else math.prod(self.shape))
-            index = arrays.native(numbers, self.weights)
+            index = arrays.native(numbers, self.stored)
 
         def taken(value: Native) -> Native:
             if not by_row and axes > 1:
@@ -144,15 +257,20 @@ class LaidOutSignals:
             return arrays.rows(value, index)
 
         values = {name: taken(value) for name, value in self.values.items()}
-        real, weights = None if self.real is None else taken(self.real), taken(self.weights)
-        return LaidOutSignals(values, weights, real, arrays, by_row)
+        real, weights = None if self.real is None else taken(self.real), taken(self.stored)
+        return LaidOutSignals(values, weights, real, arrays, rows=by_row)
+
+    def scaled(self, factor: Native, *, averaged: bool) -> LaidOutSignals:
+        """Return the signals with their weights multiplied by a number; see `averaged`."""
+        self.stored, self.averaged = self.stored * factor, averaged
+        return self
 
     def count(self) -> Native:
         """Return the number of steps that count, at least 1."""
-        if self.real is None and None not in tuple(self.weights.shape):
+        if self.real is None and None not in tuple(self.stored.shape):
             return math.prod(self.shape)
-        xp, kind = self.arrays.xp, self.arrays.dtype(self.weights)
-        ones = xp.full_like(self.weights, 1.0)  # for any number of steps
+        xp, kind = self.arrays.xp, self.arrays.dtype(self.stored)
+        ones = xp.full_like(self.stored, 1.0)  # for any number of steps
         real = ones if self.real is None else self.arrays.cast(self.real, kind)
         return xp.maximum(xp.sum(self.arrays.reshape(real, (-1,)), 0), 1.0)
 
@@ -160,7 +278,7 @@ class LaidOutSignals:
         """Return the number of rows with a step that counts, at least 1."""
         if self.real is None:
             return self.shape[0]
-        xp, kind = self.arrays.xp, self.arrays.dtype(self.weights)
+        xp, kind = self.arrays.xp, self.arrays.dtype(self.stored)
         steps = xp.sum(self.arrays.cast(self.real, kind), 1)
         return xp.maximum(xp.sum(self.arrays.cast(steps > 0, kind), 0), 1.0)
 
@@ -232,7 +350,22 @@ def computed(
     by_row = layout is not None and len(shape) == 2 and episodes.num_episodes == shape[0]
     if layout is not None and by_row:
         by_row = np.array_equal(layout.positions // shape[-1], episodes.episode_of_step)
-    return LaidOutSignals(values, spread(found.weights), real, arrays, by_row)
+    signals = LaidOutSignals(values, spread(found.weights), real, arrays, rows=by_row)
+    signals.averaged = real is None and are_means(found.weights)
+    return signals
+
+
+def are_means(weights: Any) -> bool:
+    """Whether [B] weights, of all steps, are 1 / B each; False on a device, where none is read."""
+    if not is_host(weights) or len(weights) == 0:
+        return False
+    return bool((weights == weights.dtype.type(1 / len(weights))).all())
+
+
+def is_laid_out(shape: tuple[int | None, ...], layout: tuple[int | None, ...]) -> bool:
+    """Whether an array has the layout's shape; a graph for any number of steps has None for it."""
+    pairs = zip(shape, layout, strict=False)
+    return len(shape) == len(layout) and all(a == b or None in (a, b) for a, b in pairs)
 
 
 def whole_numbers(index: Any, count: int) -> Array:

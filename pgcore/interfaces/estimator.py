@@ -242,7 +242,7 @@ class Estimator(Checked, ABC):
         # A surrogate may refuse made-up numbers, and is then prepared by the first real ones.
         with np.errstate(all="ignore"), suppress(Exception):
             self.surrogate(host_namespace, **step)
-        _ = self.quantities, self.elementwise, self.signal_names
+        _ = self.declaration, self.elementwise, self.signal_names
 
     def finalise_on(
         self, arrays: Arrays, signals: dict[str, Native], real: Native
@@ -345,6 +345,16 @@ class Estimator(Checked, ABC):
     def quantities(self) -> tuple[str, ...]:
         """The policy quantities that the surrogate uses under these hyper-parameters."""
         return tuple(name for name in self.keywords if name in QUANTITIES)
+
+    @cached_property
+    def declaration(self) -> str:
+        """Quantities, those of them that are [B, A], and the surrogate's signals, as "a b||c".
+
+        One string: code that is compiled compares each of a tuple's at each call.
+        """
+        per_action = [name for name in self.quantities if name in PER_ACTION]
+        signals = [name for name in self.keywords if name not in QUANTITIES]
+        return "|".join(map(" ".join, (self.quantities, per_action, signals)))
 
     @property
     def evaluates(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast
 import numpy as np
 
 from pgcore.data.batch import Batch
-from pgcore.data.native import Arrays, normalised
+from pgcore.data.native import Arrays
 from pgcore.errors import EstimatorError
 from pgcore.interfaces.estimator import QUANTITIES, Claims, Evaluate, Reduction
 from pgcore.interfaces.extras import Extra
@@ -92,6 +92,7 @@ class Composition:
             )
         for part in self:
             part.meet(self)
+        _ = self._ddof  # see `Estimator.prepare`
 
     @staticmethod
     def of(parts: Mapping[str, Any], **settings: Any) -> Composition:
@@ -284,9 +285,10 @@ class Composition:
         self, arrays: Arrays, signals: dict[str, Native], real: Native
     ) -> dict[str, Native]:
         """See `Estimator.finalise_on`."""
-        if self.normalise != "minibatch":
+        if self._ddof is None:
             return signals
-        advantage = normalised(arrays, signals["advantage"], real, ddof=self.ddof)
+        # `normalise`'s eps, in full: compiled code looks up defaults at each call.
+        advantage = arrays.normalised(signals["advantage"], real, ddof=self._ddof, eps=1e-8)
         # Older compilers trace no union of dictionaries.
         return {**signals, "advantage": advantage}
 
@@ -294,12 +296,15 @@ class Composition:
 
     def terms(self, xp: ArrayNamespace, inputs: Mapping[str, Native]) -> Native:
         """Return [B] terms of the loss from the surrogate's keywords."""
-        if self._plain:
-            gain = self._plain_gain(xp, inputs)
+        losses: list[Native] = []
+        if self._simple:
+            log_ratio = self._ratio_by_step(inputs)
+            gain = self.objective.gain(xp, log_ratio, inputs["log_prob"], inputs["advantage"])
         else:
-            inputs = self._held(xp, inputs)
-            gain = self._gain(xp, inputs)
-        losses = [penalty.term(xp, **read_by(penalty, inputs)) for penalty in self._terms]
+            if not self._plain:
+                inputs = self._held(xp, inputs)
+            gain = self._plain_gain(xp, inputs) if self._plain else self._gain(xp, inputs)
+            losses += [penalty.term(xp, **read_by(penalty, inputs)) for penalty in self._terms]
         if self.critic is not None:
             loss = self.critic.term(xp, inputs["value"], inputs["return_"], inputs.get("old_value"))
             losses.append(self.value_coefficient * loss)
@@ -313,7 +318,7 @@ class Composition:
             terms = -gain
         if self.entropy_coefficient != 0:
             terms = terms - self.entropy_coefficient * inputs["entropy"]
-        if self._plain or not self.drops:
+        if self._simple or not self.drops:
             return terms
         return xp.where(inputs["counted"] > 0, terms, 0.0)
 
@@ -406,7 +411,18 @@ class Composition:
         changed = self._limits or self.level.changes
         return not (changed or self.weights or self.drops)
 
-    # Kept, since a part's may be its class's: compiled code copies a class's dictionary to look at it.
+    # Kept, since compiled code looks at each call at all that it read, and copies a class's dictionary
+    # to look at what is the class's.
+
+    @cached_property
+    def _simple(self) -> bool:
+        """Whether the gain is of ratios of single steps and nothing else, and no penalty is a term."""
+        return self._plain and self._reads_ratio and not (self._reads or self._terms)
+
+    @cached_property
+    def _ddof(self) -> int | None:
+        """That of advantages that are normalised in the minibatch; None where they are not."""
+        return self.ddof if self.normalise == "minibatch" else None
 
     @cached_property
     def _reads_ratio(self) -> bool:
@@ -423,8 +439,7 @@ class Composition:
         """Whether the objective limits the log ratios of single steps."""
         return type(self.objective).limit is not Objective.limit
 
-    @staticmethod
-    def _ratio_by_step(inputs: Mapping[str, Native]) -> Native:
+    def _ratio_by_step(self, inputs: Mapping[str, Native]) -> Native:
         """Return [B] log ratios of single steps."""
         return inputs["log_prob"] - inputs["old_log_prob"]
 

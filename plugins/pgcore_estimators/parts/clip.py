@@ -65,22 +65,21 @@ class Clip(Objective):
     ) -> Native:
         """See `Objective.gain`."""
         low, high, losing_high = self._bounds
-        if high == math.inf:
+        if self._unbounded:
             log_ratio = log_ratio_of_gain(xp, log_ratio, advantage)
-        gaining, below, least = advantage >= 0, log_ratio < low, low
-        if losing_high is not None:
-            least = xp.where(below, xp.full_like(advantage, low), losing_high)
-            below = below | (log_ratio > losing_high)
         # Limiting the log ratio first keeps the exponential from overflowing on a clipped branch.
-        clipped = (gaining & (log_ratio > high)) | (below & ~gaining)
-        bound = xp.where(gaining, xp.full_like(advantage, high), least)
-        return advantage * xp.exp(xp.where(clipped, bound, log_ratio))
+        gaining = advantage >= 0
+        held = xp.where(gaining & (log_ratio > high), high, log_ratio)
+        held = xp.where(~gaining & (log_ratio < low), low, held)
+        if losing_high is not None:
+            held = xp.where(~gaining & (log_ratio > losing_high), losing_high, held)
+        return advantage * xp.exp(held)
 
     def slope(self, log_ratio: Any, log_prob: Array, advantage: Array, **inputs: Any) -> Slope:
         """See `Objective.slope`."""
         # exp(-inf) is exactly 0: the clipped branch takes no gradient, and no exponential overflows.
         clipped = self.clipped(log_ratio, advantage)
-        if self._bounds[1] == math.inf:
+        if self._unbounded:
             log_ratio = log_ratio_of_gain(host, log_ratio, advantage)
         return advantage * np.exp(np.where(clipped, -math.inf, log_ratio)), None
 
@@ -105,3 +104,8 @@ class Clip(Objective):
         if self.dual is not None:
             bounds.append(math.log(self.dual))
         return low, high, min(bounds, default=None)
+
+    @cached_property
+    def _unbounded(self) -> bool:
+        """Whether the ratio of a gain has no upper bound."""
+        return self._bounds[1] == math.inf

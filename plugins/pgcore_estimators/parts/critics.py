@@ -15,8 +15,28 @@ from pgcore.xp.namespace import ArrayNamespace, Native
 __all__ = ["ClippedValue", "Huber", "Squared"]
 
 
+class Squares(CriticLoss):
+    """A loss of squared errors.
+
+    Attributes:
+        half: Whether the square is halved.
+    """
+
+    half: bool
+
+    # Methods, not functions of the module, which compiled code would look up at each call.
+
+    def _square(self, error: Native) -> Native:
+        """Return [B] squares, or their halves."""
+        return 0.5 * error * error if self.half else error * error
+
+    def _square_slope(self, error: Array) -> Array:
+        """Return [B] the derivatives of `_square`."""
+        return error if self.half else 2.0 * error
+
+
 @dataclass(frozen=True)
-class Squared(CriticLoss):
+class Squared(Squares):
     """(V - R)^2 / 2, or without the half.
 
     Attributes:
@@ -31,11 +51,11 @@ class Squared(CriticLoss):
 
     def term(self, xp: ArrayNamespace, value: Native, return_: Native, old_value: Native) -> Native:
         """See `CriticLoss.term`."""
-        return squared(value - return_, half=self.half)
+        return self._square(value - return_)
 
     def slope(self, value: Array, return_: Array, old_value: Any) -> Array:
         """See `CriticLoss.slope`."""
-        return squared_slope(value - return_, half=self.half)
+        return self._square_slope(value - return_)
 
 
 @dataclass(frozen=True)
@@ -70,7 +90,7 @@ class Huber(CriticLoss):
 
 
 @dataclass(frozen=True)
-class ClippedValue(CriticLoss):
+class ClippedValue(Squares):
     """The squared error of V held within `clip` of the recorded value, or the larger of the two.
 
     A value at its bound, and a tie of the two errors, count as unclipped.
@@ -97,17 +117,17 @@ class ClippedValue(CriticLoss):
 
     def term(self, xp: ArrayNamespace, value: Native, return_: Native, old_value: Native) -> Native:
         """See `CriticLoss.term`."""
-        return squared(self._error(xp, value, return_, old_value), half=self.half)
+        return self._square(self._error(xp, value, return_, old_value))
 
     def slope(self, value: Array, return_: Array, old_value: Any) -> Array:
         """See `CriticLoss.slope`: a held value is constant in V."""
         error = value - return_
         if self.clip is None:
-            return squared_slope(error, half=self.half)
+            return self._square_slope(error)
         free = np.abs(value - old_value) <= self.clip
         if self.take == "larger":
             free |= np.abs(error) >= np.abs(self._error(np, value, return_, old_value))
-        return np.where(free, squared_slope(error, half=self.half), 0.0)
+        return np.where(free, self._square_slope(error), 0.0)
 
     def _error(self, xp: Any, value: Native, return_: Native, old_value: Native) -> Native:
         """Return the held V - R, or V - R where that is taken and at least as large."""
@@ -122,13 +142,3 @@ class ClippedValue(CriticLoss):
             return held
         # The larger of two squares is the square of the error that is larger in magnitude.
         return xp.where(xp.abs(error) >= xp.abs(held), error, held)
-
-
-def squared(error: Native, *, half: bool) -> Native:
-    """Return [B] squares, or their halves."""
-    return 0.5 * error * error if half else error * error
-
-
-def squared_slope(error: Array, *, half: bool) -> Array:
-    """Return [B] the derivatives of `squared`."""
-    return error if half else 2.0 * error
