@@ -104,7 +104,11 @@ class TorchArrays(Arrays):
 
     def weighed(self, terms: Tensor, weights: Tensor, *, averaged: bool) -> Tensor:
         """See `Arrays.weighed`: a mean is one tensor fewer to compiled code, and slower elsewhere."""
-        return terms.mean() if averaged and self.is_compiling() else self.dot(weights, terms)
+        # Terms of another shape or dtype are an error of `dot`.
+        alike = terms.shape == weights.shape and terms.dtype == weights.dtype
+        if averaged and alike and self.is_compiling():
+            return terms.mean()
+        return self.dot(weights, terms)
 
     def is_finite(self, x: Tensor) -> bool:
         """See `Arrays.is_finite`."""

@@ -96,9 +96,10 @@ def loss(estimator: Estimator, signals: LaidOutSignals, **quantities: Native) ->
     # Compiled code looks at each call at all it read of modules and objects: so this reads little.
     try:
         names, per_action, constants = estimator.declaration.split("|")
-        arrays, stored, averaged = signals.arrays, signals.stored, signals.averaged
-    except AttributeError as error:
-        raise misplaced(estimator, signals) or error from None
+        arrays, averaged, layout = signals.arrays, signals.averaged, signals.stored.shape
+    except AttributeError:
+        ensure_both(estimator, signals)
+        raise
     names, per_action, constants = names.split(), per_action.split(), constants.split()
     if len(quantities) != len(names) or [name for name in names if name not in quantities]:
         raise misnamed(estimator, signals, quantities)
@@ -123,24 +124,19 @@ def loss(estimator: Estimator, signals: LaidOutSignals, **quantities: Native) ->
     derivatives: dict[str, Native] = {}
     if not arrays.differentiates:
         derivatives = derivatives_of(estimator, inputs, weights, real, quantities)
-    if len(terms.shape) != len(stored.shape):
-        terms = arrays.reshape(terms, tuple(-1 if n is None else n for n in stored.shape))
+    if len(terms.shape) != len(layout):
+        terms = arrays.reshape(terms, tuple(-1 if n is None else n for n in layout))
     return Loss(value, terms, derivatives, inputs, signals, estimator)
 
 
-def misplaced(estimator: Estimator, signals: object) -> EstimatorError | None:
-    """Return the error for other objects than an estimator and signals; None for those.
-
-    Raises:
-        EstimatorError: the first is no estimator.
-    """
+def ensure_both(estimator: Estimator, signals: object) -> None:
+    """Raise EstimatorError unless these are an estimator and signals of `pgcore.signals`."""
     ensure_estimator("loss estimator", estimator)
-    if isinstance(signals, LaidOutSignals):
-        return None
-    return EstimatorError(
-        f"loss of {estimator.name}: expected the signals of pgcore.signals(estimator, episodes), got "
-        f"{type(signals).__name__}; those of a policy are for pgcore.gradient"
-    )
+    if not isinstance(signals, LaidOutSignals):
+        raise EstimatorError(
+            f"loss of {estimator.name}: expected the signals of pgcore.signals(estimator, episodes), "
+            f"got {type(signals).__name__}; those of a policy are for pgcore.gradient"
+        ) from None
 
 
 def misnamed(

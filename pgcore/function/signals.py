@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -74,6 +75,12 @@ class LaidOutSignals:
     def weights(self, weights: Native) -> None:
         self.stored, self.averaged = weights, False
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy the arrays, which the copy may share."""
+        self.averaged = False
+        parts = (self.values, self.stored, self.real, self.arrays)
+        return partial(LaidOutSignals, rows=self.rows), parts
+
     @property
     def shape(self) -> tuple[int, ...]:
         """The layout's."""
@@ -99,7 +106,7 @@ class LaidOutSignals:
             EstimatorError: the surrogate sees whole episodes, or a position is out of range.
         """
         part = self.part(index)
-        return part.scaled(self.count() / part.count(), averaged=self.averaged)
+        return self.scaled(part, self.count() / part.count())
 
     def part(self, index: Any) -> LaidOutSignals:
         """Return the signals of some entries as flat steps, with their weights in the whole loss.
@@ -131,7 +138,7 @@ class LaidOutSignals:
             EstimatorError: the layout is not [E, T] with an episode in each row, or a row is out of range.
         """
         part = self.episode_part(index)
-        return part.scaled(self.episode_count() / part.episode_count(), averaged=self.averaged)
+        return self.scaled(part, self.episode_count() / part.episode_count())
 
     def episode_part(self, index: Any) -> LaidOutSignals:
         """Return the signals of some rows of padded episodes, with their weights in the whole loss.
@@ -260,10 +267,11 @@ class LaidOutSignals:
         real, weights = None if self.real is None else taken(self.real), taken(self.stored)
         return LaidOutSignals(values, weights, real, arrays, rows=by_row)
 
-    def scaled(self, factor: Native, *, averaged: bool) -> LaidOutSignals:
-        """Return the signals with their weights multiplied by a number; see `averaged`."""
-        self.stored, self.averaged = self.stored * factor, averaged
-        return self
+    def scaled(self, part: LaidOutSignals, factor: Native) -> LaidOutSignals:
+        """Return a part with its weights multiplied by the whole's number of entries over its own."""
+        part.stored = part.stored * factor
+        part.averaged = self.averaged and self.real is None
+        return part
 
     def count(self) -> Native:
         """Return the number of steps that count, at least 1."""

@@ -353,7 +353,7 @@ class Estimator(Checked, ABC):
         One string: code that is compiled compares each of a tuple's at each call.
         """
         per_action = [name for name in self.quantities if name in PER_ACTION]
-        signals = [name for name in self.keywords if name not in QUANTITIES]
+        signals = [name for name in self.keywords if name not in self.quantities]
         return "|".join(map(" ".join, (self.quantities, per_action, signals)))
 
     @property

@@ -202,9 +202,6 @@ def preset_class(row: Preset, class_name: str, module: str) -> type[FromPreset]:
         "resolved": resolved,
         "__doc__": document(row, resolved),
         "__module__": module,
-        # Compiled code looks at each call into every class before the one that has a method.
-        "finalise_on": Composed.finalise_on,
-        "surrogate": Composed.surrogate,
     }
     # Without an option for it, the reduction is the class's.
     if "reduction" not in row.options and "reduction" in resolved.settings:

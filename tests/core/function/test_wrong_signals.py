@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
 import pgcore as pg
 from pgcore.errors import EstimatorError
+from pgcore.function.signals import LaidOutSignals
+from pgcore.parts import Composed
 
 ONES = np.ones(2)
 PPO = pg.estimator("ppo")
@@ -35,6 +39,51 @@ def test_a_policys_signals_are_refused():
     signals = pg.signals(policy, PPO, batch())
     with pytest.raises(EstimatorError, match=r"expected the signals of .*, got Signals"):
         pg.loss(PPO, signals, log_prob=ONES, value=ONES)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("estimator", "signals", "words"),
+    [
+        (PPO, LaidOutSignals, r"expected the signals of .*, got type"),
+        (type(PPO), None, "expected an Estimator such as"),
+        ("ppo", None, "expected an Estimator such as"),
+        (PPO, None, r"expected the signals of .*, got NoneType"),
+    ],
+)
+def test_other_objects_are_refused(estimator, signals, words):
+    with pytest.raises(EstimatorError, match=words):
+        pg.loss(estimator, signals, log_prob=ONES, value=ONES)
+
+
+def test_an_error_of_an_estimators_own_code_is_shown():
+    @dataclass(frozen=True)
+    class Broken(type(PPO)):
+        name = "broken"
+
+        @property
+        def quantities(self):
+            return self.missing
+
+    broken = object.__new__(Broken)
+    with pytest.raises(AttributeError, match="missing"):
+        pg.loss(broken, pg.signals(PPO, batch()), log_prob=ONES, value=ONES)
+
+
+def test_the_surrogate_of_a_second_base_is_the_losss():
+    class Doubling(Composed):
+        def surrogate(self, xp, **inputs):
+            return 2.0 * super().surrogate(xp, **inputs)
+
+    @dataclass(frozen=True)
+    class Both(type(PPO), Doubling):
+        name = "both"
+
+    losses = [
+        pg.loss(estimator, pg.signals(estimator, batch()), log_prob=-ONES / 2, value=ONES).loss
+        for estimator in (PPO, Both())
+    ]
+    assert losses[0] != 0
+    assert losses[1] == pytest.approx(2 * losses[0])
 
 
 def test_signals_and_losses_show_their_layout():
