@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ torch = pytest.importorskip("torch")
 E, T = 4, 6
 MASK = np.arange(T) < np.array([[3], [6], [1], [4]])
 FULL = np.ones((E, T), np.bool_)
+PPO: Any = type(pg.estimator("ppo"))
 MINE = {"dapo": pg.estimator("dapo", group="all"), "grpo": pg.estimator("grpo", group="all")}
 
 
@@ -127,7 +129,7 @@ def test_code_that_is_compiled_already_sees_changed_weights():
 )
 def test_terms_of_another_shape_or_dtype_are_refused_as_in_eager_code(change):
     @dataclasses.dataclass(frozen=True)
-    class Odd(type(pg.estimator("ppo"))):
+    class Odd(PPO):
         name = "odd"
 
         def surrogate(self, xp, **inputs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from pgcore.parts import Composed
 
 ONES = np.ones(2)
 PPO = pg.estimator("ppo")
+Ppo: Any = type(PPO)
 
 
 def batch():
@@ -45,7 +47,7 @@ def test_a_policys_signals_are_refused():
     ("estimator", "signals", "words"),
     [
         (PPO, LaidOutSignals, r"expected the signals of .*, got type"),
-        (type(PPO), None, "expected an Estimator such as"),
+        (Ppo, None, "expected an Estimator such as"),
         ("ppo", None, "expected an Estimator such as"),
         (PPO, None, r"expected the signals of .*, got NoneType"),
     ],
@@ -56,31 +58,21 @@ def test_other_objects_are_refused(estimator, signals, words):
 
 
 def test_an_error_of_an_estimators_own_code_is_shown():
-    @dataclass(frozen=True)
-    class Broken(type(PPO)):
-        name = "broken"
-
-        @property
-        def quantities(self):
-            return self.missing
-
-    broken = object.__new__(Broken)
+    quantities = property(lambda self: self.missing)
+    broken = object.__new__(type("Broken", (Ppo,), {"name": "broken", "quantities": quantities}))
     with pytest.raises(AttributeError, match="missing"):
         pg.loss(broken, pg.signals(PPO, batch()), log_prob=ONES, value=ONES)
 
 
 def test_the_surrogate_of_a_second_base_is_the_losss():
     class Doubling(Composed):
-        def surrogate(self, xp, **inputs):
-            return 2.0 * super().surrogate(xp, **inputs)
+        def surrogate(self, xp: Any, *arguments: Any, **inputs: Any) -> Any:
+            return 2.0 * super().surrogate(xp, *arguments, **inputs)
 
-    @dataclass(frozen=True)
-    class Both(type(PPO), Doubling):
-        name = "both"
-
+    both: Any = dataclass(frozen=True)(type("Both", (Ppo, Doubling), {"name": "both"}))
     losses = [
         pg.loss(estimator, pg.signals(estimator, batch()), log_prob=-ONES / 2, value=ONES).loss
-        for estimator in (PPO, Both())
+        for estimator in (PPO, both())
     ]
     assert losses[0] != 0
     assert losses[1] == pytest.approx(2 * losses[0])
