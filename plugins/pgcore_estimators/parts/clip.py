@@ -69,10 +69,10 @@ class Clip(Objective):
             log_ratio = log_ratio_of_gain(xp, log_ratio, advantage)
         # Limiting the log ratio first keeps the exponential from overflowing on a clipped branch.
         gaining = advantage >= 0
-        held = xp.where(gaining & (log_ratio > high), high, log_ratio)
-        held = xp.where(~gaining & (log_ratio < low), low, held)
+        held = xp.where(~gaining & (log_ratio < low), low, log_ratio)
         if losing_high is not None:
             held = xp.where(~gaining & (log_ratio > losing_high), losing_high, held)
+        held = xp.where(gaining & (log_ratio > high), high, held)
         return advantage * xp.exp(held)
 
     def slope(self, log_ratio: Any, log_prob: Array, advantage: Array, **inputs: Any) -> Slope:
