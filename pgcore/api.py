@@ -38,7 +38,7 @@ from pgcore.wording import shown
 from pgcore.xp.namespace import Native
 
 if TYPE_CHECKING:
-    from pgcore.function.signals import LaidOutSignals
+    from pgcore.function.laid_out import LaidOutSignals
 
 __all__ = [
     "backend",

@@ -14,8 +14,8 @@ import numpy as np
 from jax.core import Tracer
 
 from pgcore.data.native import Arrays
+from pgcore.function.laid_out import LaidOutSignals
 from pgcore.function.loss import Loss
-from pgcore.function.signals import LaidOutSignals
 from pgcore.validation.arrays import Array
 from pgcore_jax.parameters import KEPT, enable_x64
 from pgcore_jax.xp import xp

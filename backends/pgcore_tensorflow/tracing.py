@@ -8,8 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from pgcore.function.laid_out import LaidOutSignals
 from pgcore.function.loss import Loss
-from pgcore.function.signals import LaidOutSignals
 
 __all__ = ["SignalsType", "register"]
 

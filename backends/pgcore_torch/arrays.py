@@ -102,8 +102,8 @@ class TorchArrays(Arrays):
         """See `Arrays.dot`."""
         return x.dot(y) if x.dim() == 1 else x.reshape(-1).dot(y.reshape(-1))
 
-    def weighed(self, terms: Tensor, weights: Tensor, *, averaged: bool) -> Tensor:
-        """See `Arrays.weighed`: a mean is one tensor fewer to compiled code, and slower elsewhere."""
+    def weighted_sum(self, terms: Tensor, weights: Tensor, *, averaged: bool) -> Tensor:
+        """See `Arrays.weighted_sum`: a mean is one tensor fewer to compiled code, and slower elsewhere."""
         # Terms of another shape or dtype are an error of `dot`.
         alike = terms.shape == weights.shape and terms.dtype == weights.dtype
         if averaged and alike and self.is_compiling():

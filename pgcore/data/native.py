@@ -139,7 +139,7 @@ class Arrays(ABC):
     def dot(self, x: Native, y: Native) -> Native:
         """Return the sum of the products of all entries of two arrays of one shape, a number."""
 
-    def weighed(self, terms: Native, weights: Native, *, averaged: bool) -> Native:
+    def weighted_sum(self, terms: Native, weights: Native, *, averaged: bool) -> Native:
         """Return the sum of w_t term_t over all entries, a number.
 
         Args:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pgcore.data.native import Arrays
 from pgcore.errors import EstimatorError, NonFiniteError
-from pgcore.function.signals import LaidOutSignals
+from pgcore.function.laid_out import LaidOutSignals
 from pgcore.interfaces.estimator import Estimator, ensure_estimator
 from pgcore.interfaces.metrics import compute_figures
 from pgcore.interfaces.quantities import PER_ACTION
@@ -103,7 +103,7 @@ def loss(estimator: Estimator, signals: LaidOutSignals, **quantities: Native) ->
     names, per_action, constants = names.split(), per_action.split(), constants.split()
     if len(quantities) != len(names) or [name for name in names if name not in quantities]:
         raise misnamed(estimator, signals, quantities)
-    signals.accept(quantities, per_action)
+    signals.check_quantities(quantities, per_action)
     takes_layout = signals.takes_layout(estimator, quantities, constants)
     values, inputs, weights, real = signals.fitted(quantities, per_action, flat=not takes_layout)
     values = estimator.finalise_on(arrays, values, real)
@@ -118,7 +118,7 @@ def loss(estimator: Estimator, signals: LaidOutSignals, **quantities: Native) ->
             terms = estimator.surrogate(arrays.xp, **inputs)
     if real is not None:
         terms = arrays.xp.where(real, terms, 0.0)
-    value = arrays.weighed(terms, weights, averaged=averaged)
+    value = arrays.weighted_sum(terms, weights, averaged=averaged)
     if not arrays.is_finite(value):
         raise not_finite(arrays, estimator, signals, inputs, terms)
     derivatives: dict[str, Native] = {}

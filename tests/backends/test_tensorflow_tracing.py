@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.function.signals import LaidOutSignals
+from pgcore.function.laid_out import LaidOutSignals
 
 REQUIRED = "tensorflow" in os.environ.get("PGCORE_REQUIRE_BACKENDS", "")
 tf = importlib.import_module("tensorflow") if REQUIRED else pytest.importorskip("tensorflow")

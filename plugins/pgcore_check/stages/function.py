@@ -14,8 +14,9 @@ import numpy as np
 from pgcore.data.batch import Batch
 from pgcore.data.layout import Layout
 from pgcore.data.native import Arrays
+from pgcore.function.laid_out import LaidOutSignals
 from pgcore.function.loss import Loss, loss
-from pgcore.function.signals import LaidOutSignals, laid_out_signals
+from pgcore.function.signals import laid_out_signals
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.reduction import THE_BATCH
 from pgcore.validation.arrays import Array

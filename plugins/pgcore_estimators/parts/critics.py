@@ -15,7 +15,7 @@ from pgcore.xp.namespace import ArrayNamespace, Native
 __all__ = ["ClippedValue", "Huber", "Squared"]
 
 
-class Squares(CriticLoss):
+class SquaredLoss(CriticLoss):
     """A loss of squared errors.
 
     Attributes:
@@ -36,7 +36,7 @@ class Squares(CriticLoss):
 
 
 @dataclass(frozen=True)
-class Squared(Squares):
+class Squared(SquaredLoss):
     """(V - R)^2 / 2, or without the half.
 
     Attributes:
@@ -90,7 +90,7 @@ class Huber(CriticLoss):
 
 
 @dataclass(frozen=True)
-class ClippedValue(Squares):
+class ClippedValue(SquaredLoss):
     """The squared error of V held within `clip` of the recorded value, or the larger of the two.
 
     A value at its bound, and a tie of the two errors, count as unclipped.

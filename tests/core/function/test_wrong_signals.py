@@ -10,7 +10,7 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import EstimatorError
-from pgcore.function.signals import LaidOutSignals
+from pgcore.function.laid_out import LaidOutSignals
 from pgcore.parts import Composed
 
 ONES = np.ones(2)
