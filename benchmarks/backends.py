@@ -5,8 +5,8 @@ beforehand. Both sides end with the gradient in the framework's own arrays. The 
 such arrays already. pgcore's is a new `Batch` of NumPy arrays at each call, as in PPO's inner loop,
 so its conversion is pgcore's cost.
 
-Both gradients are first checked against the NumPy backend's, in float32 and in float64. Then the
-two take turns of 20 calls. A turn counts as its median; "ratio" is the median over turns of
+Both gradients, in float32 and in float64, are first checked against the NumPy backend's in float64.
+Then the two take turns of 20 calls. A turn counts as its median; "ratio" is the median over turns of
 pgcore's time over the expert's.
 
 Every row has its own process, whose settings ask the framework for one thread.
@@ -20,19 +20,18 @@ import argparse
 import cProfile
 import importlib
 import json
-import os
 import pstats
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+from experts.rows import CLIP, ENTROPY_COEFFICIENT, MODES, WIDE, difference, in_own_process
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -40,34 +39,8 @@ from rich.table import Table
 import pgcore as pg
 from pgcore.registry.registry import registry
 
-CLIP, ENTROPY_COEFFICIENT = 0.2, 0.01
 SIZES = (64, 2048)
 CALLS_PER_TURN = 20
-TOLERANCES = {"float32": 4e-6, "float64": 1e-12}  # parts of the largest entry
-
-# By backend and mode: the expert, whether it compiles, and options of `pg.policy`.
-MODES: dict[tuple[str, str], tuple[str, bool, dict[str, Any]]] = {
-    ("torch", "eager"): ("torch_expert", False, {}),
-    ("torch", "compiled"): ("torch_expert", True, {"compiled": True}),
-    ("torch", "compiled, beside torch.func"): ("torch_functional_expert", True, {"compiled": True}),
-    ("tensorflow", "tf.function"): ("tensorflow_expert", False, {}),
-    ("tensorflow", "XLA"): ("tensorflow_expert", True, {"compiled": True}),
-    ("jax", "jit"): ("jax_expert", True, {}),
-}
-
-# Environment variables of a row's process: one thread, no accelerator.
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "TF_NUM_INTRAOP_THREADS": "1",
-    "TF_NUM_INTEROP_THREADS": "1",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-    "NPROC": "1",
-    "CUDA_VISIBLE_DEVICES": "",
-    "JAX_PLATFORMS": "cpu",
-}
 
 
 @dataclass(frozen=True)
@@ -81,21 +54,10 @@ class Row:
     turns: int = 0
     profile: bool = False
 
-    def in_own_process(self) -> dict[str, Any]:
-        """Return the result of `measure` in a new process on one thread."""
-        environment = (
-            os.environ | ONE_THREAD | ({"JAX_ENABLE_X64": "1"} if self.dtype == "float64" else {})
-        )
-        command = [sys.executable, __file__, "--row", json.dumps(asdict(self))]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            return {"error": done.stderr.strip()}
-        return json.loads(done.stdout.splitlines()[-1])
-
 
 @dataclass(frozen=True)
 class Case:
-    """The same gradient three times: by pgcore on the backend and on NumPy, and by the expert."""
+    """The same gradient three times: by pgcore on the backend, NumPy's in float64, the expert's."""
 
     policy: pg.Policy
     estimator: pg.Estimator
@@ -128,6 +90,8 @@ def make_case(row: Row) -> Case:
             for name, value in on_numpy.parameters().items()
         }
     )
+    in_float64 = pg.policy(spec, backend="numpy", dtype="float64")
+    in_float64.load(on_numpy.parameters())
     module, compiles, options = MODES[row.backend, row.mode]
     policy = pg.policy(spec, backend=row.backend, seed=0, dtype=row.dtype, **options)
     policy.load(on_numpy.parameters())
@@ -155,38 +119,23 @@ def make_case(row: Row) -> Case:
         estimator,
         batch,
         signals,
-        pg.gradient(on_numpy, estimator, batch, signals=signals).numpy(),
+        pg.gradient(in_float64, estimator, batch, signals=signals).numpy(),
         expert,
         expert.make(on_numpy.parameters(), data, compiled=compiles),
     )
 
 
 def check_equal(case: Case) -> dict[str, float]:
-    """Return each side's distance from the NumPy backend, beside the largest entry, or raise."""
-    largest = max(float(np.abs(value).max()) for value in case.reference.values())
+    """Return each side's difference from the reference, or raise."""
+    dtype, steps = case.policy.dtype.name, case.batch.num_steps
     gradients = {
         "pgcore": case.by_pgcore(*case.inputs()).numpy(),
         "expert": case.expert.to_numpy(case.by_expert()),
     }
-    errors: dict[str, float] = {}
-    for side, gradient in gradients.items():
-        assert gradient.keys() == case.reference.keys(), f"{side}: {sorted(gradient)}"
-        for name, value in case.reference.items():
-            assert gradient[name].dtype == value.dtype, f"{side}: {name} is {gradient[name].dtype}"
-            assert gradient[name].shape == value.shape, (
-                f"{side}: {name} has shape {gradient[name].shape}"
-            )
-        errors[side] = (
-            max(
-                float(np.abs(gradient[name] - value).max())
-                for name, value in case.reference.items()
-            )
-            / largest
-        )
-        assert errors[side] < TOLERANCES[str(case.policy.dtype)], (
-            f"{side}: off by {errors[side]:.2g} of the largest"
-        )
-    return errors
+    return {
+        side: difference(side, gradient, case.reference, dtype, steps)
+        for side, gradient in gradients.items()
+    }
 
 
 def turn_of_pgcore(case: Case) -> float:
@@ -206,7 +155,7 @@ def turn_of_expert(case: Case) -> float:
     for _ in range(CALLS_PER_TURN):
         case.inputs()
         start = time.perf_counter()
-        case.by_expert()
+        case.expert.wait(case.by_expert())
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 
@@ -362,7 +311,7 @@ def main() -> None:
     ]
     # One after the other: two rows at once would share caches and turbo.
     results = [
-        (row, row.in_own_process())
+        (row, in_own_process(__file__, row, **(WIDE if row.dtype == "float64" else {})))
         for row in track([*checks, *rows], description="checking and timing", console=console)
     ]
     for row, result in results:
@@ -370,7 +319,7 @@ def main() -> None:
             console.print(
                 f"{row.backend} {row.mode} {row.size} {row.dtype}:\n{result['error']}", markup=False
             )
-    console.print("Differences from the NumPy backend's gradient, beside its largest entry:")
+    console.print("Differences from NumPy's gradient in float64, beside its largest entry:")
     for row, result in results:
         if "error" not in result:
             off = ", ".join(f"{side} {error:.1e}" for side, error in result["errors"].items())

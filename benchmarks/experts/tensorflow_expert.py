@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +18,10 @@ Result = dict[str, Tensor]
 
 def make(
     parameters: dict[str, np.ndarray], data: dict[str, np.ndarray], *, compiled: bool
-) -> Callable[[], Result]:
+) -> Callable[..., Result]:
     """Return a function that computes the gradient; the tensors are made here.
+
+    It takes the numbers of a minibatch's steps, a tensor; without them all steps count.
 
     Args:
         parameters: By canonical name; weights are [in, out].
@@ -47,13 +50,12 @@ def make(
         advantage: Tensor,
         return_: Tensor,
     ) -> Tensor:
-        log_probs = tf.nn.log_softmax(mlp("network", observations))
-        log_prob = tf.gather(log_probs, actions, batch_dims=1)
+        log_std = variables.get("head.log_std")
+        log_prob, entropy = terms(mlp("network", observations), actions, log_std)
         ratio = tf.exp(log_prob - old_log_prob)
         surrogate = tf.minimum(
             ratio * advantage, tf.clip_by_value(ratio, 1 - CLIP, 1 + CLIP) * advantage
         )
-        entropy = -tf.reduce_sum(tf.exp(log_probs) * log_probs, axis=1)
         error = tf.squeeze(mlp("critic", observations), 1) - return_
         return tf.reduce_mean(
             VALUE_COEFFICIENT * 0.5 * error**2 - surrogate - ENTROPY_COEFFICIENT * entropy
@@ -61,15 +63,38 @@ def make(
 
     # Variables are captured; the batch is an argument, so that a new one is not traced anew.
     @tf.function(jit_compile=compiled)
-    def gradient_of_loss(*batch: Tensor) -> Result:
+    def gradient_of_loss(steps: Tensor, *batch: Tensor) -> Result:
+        if steps is not None:
+            batch = tuple(tf.gather(x, steps) for x in batch)
         with tf.GradientTape() as tape:
             result = loss(*batch)
         return tape.gradient(result, variables)
 
-    def gradient() -> Result:
-        return gradient_of_loss(*tensors)
+    def gradient(steps: Tensor = None) -> Result:
+        return gradient_of_loss(steps, *tensors)
 
     return gradient
+
+
+def terms(outputs: Tensor, actions: Tensor, log_std: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log-probability and entropy: of logits, or of a Gaussian's means with a `log_std`."""
+    if log_std is None:
+        log_probs = tf.nn.log_softmax(outputs)
+        log_prob = tf.gather(log_probs, actions, batch_dims=1)
+        return log_prob, -tf.reduce_sum(tf.exp(log_probs) * log_probs, axis=1)
+    standard = (actions - outputs) * tf.exp(-log_std)
+    constant = tf.reduce_sum(log_std + 0.5 * math.log(2 * math.pi))
+    log_prob = -0.5 * tf.reduce_sum(standard**2, axis=1) - constant
+    return log_prob, tf.reduce_sum(log_std + 0.5 * math.log(2 * math.pi * math.e))
+
+
+def numbers(steps: np.ndarray) -> Tensor:
+    """Return step numbers for a gradient."""
+    return tf.constant(steps)
+
+
+def wait(result: Result) -> None:
+    """Wait for a gradient; the host has it at once."""
 
 
 def to_numpy(result: Result) -> dict[str, np.ndarray]:

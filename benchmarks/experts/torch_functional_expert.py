@@ -6,15 +6,24 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from experts.torch_expert import CLIP, ENTROPY_COEFFICIENT, VALUE_COEFFICIENT, Result, to_numpy
+from experts.torch_expert import (
+    CLIP,
+    ENTROPY_COEFFICIENT,
+    VALUE_COEFFICIENT,
+    Result,
+    numbers,
+    terms,
+    to_numpy,
+    wait,
+)
 from torch.nn import functional
 
-__all__ = ["make", "to_numpy"]
+__all__ = ["make", "numbers", "to_numpy", "wait"]
 
 
 def make(
     parameters: dict[str, np.ndarray], data: dict[str, np.ndarray], *, compiled: bool
-) -> Callable[[], Result]:
+) -> Callable[..., Result]:
     """See `torch_expert.make`; loss and derivative are one graph."""
     # `torch.func` wants a function of its weights, so there are no modules here.
     assert compiled
@@ -27,7 +36,12 @@ def make(
         for name in ("observations", "actions", "old_log_prob", "advantage", "return_")
     ]
     function = torch.compile(torch.func.grad(loss))
-    return lambda: function(weights, *inputs)
+
+    def gradient(steps: torch.Tensor | None = None) -> Result:
+        batch = inputs if steps is None else [x[steps] for x in inputs]
+        return function(weights, *batch)
+
+    return gradient
 
 
 def loss(
@@ -39,13 +53,12 @@ def loss(
     return_: torch.Tensor,
 ) -> torch.Tensor:
     """Return PPO's loss."""
-    log_probs = functional.log_softmax(mlp(weights, "network", observations), -1)
-    log_prob = log_probs.gather(1, actions.unsqueeze(1)).squeeze(1)
+    outputs = mlp(weights, "network", observations)
+    log_prob, entropy = terms(outputs, actions, weights.get("head.log_std"))
     ratio = (log_prob - old_log_prob).exp()
     surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - CLIP, 1 + CLIP) * advantage).mean()
-    entropy = -(log_probs.exp() * log_probs).sum(1).mean()
     value_loss = 0.5 * functional.mse_loss(mlp(weights, "critic", observations).squeeze(1), return_)
-    return VALUE_COEFFICIENT * value_loss - surrogate - ENTROPY_COEFFICIENT * entropy
+    return VALUE_COEFFICIENT * value_loss - surrogate - ENTROPY_COEFFICIENT * entropy.mean()
 
 
 def mlp(weights: Result, part: str, x: torch.Tensor) -> torch.Tensor:

@@ -57,6 +57,14 @@ class ResidentPolicy(AutodiffParameters, Policy):
         """
         raise NotImplementedError
 
+    def moved_numbers(self, rows: Array) -> Native:
+        """Return [N] row numbers as `gathered` takes them, on the device.
+
+        Args:
+            rows: An array that nothing changes later.
+        """
+        return self.to_native(rows)
+
     @abstractmethod
     def try_out(self, batch: Batch) -> None:
         """Try an adopted network on a batch's observations, unless it was tried enough."""
@@ -315,7 +323,7 @@ class ResidentPolicy(AutodiffParameters, Policy):
             if rows is None:
                 return None
             # Padding repeats the last step.
-            return self.to_native(repeat_last(rows.astype(np.int32), self.padding(len(rows))))
+            return self.moved_numbers(repeat_last(rows.astype(np.int32), self.padding(len(rows))))
 
         native = moved(rows)
         if rows is None or signal_rows is None or not np.array_equal(rows, signal_rows):

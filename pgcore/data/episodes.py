@@ -15,7 +15,7 @@ from pgcore.data import files
 from pgcore.data.held import Held
 from pgcore.data.layout import Layout, saved_layout
 from pgcore.errors import BatchError, FileError
-from pgcore.validation.arrays import Array, PutOff, read_only
+from pgcore.validation.arrays import Array, PutOff, read_only, rows_at
 from pgcore.validation.batch_fields import LOSS_MASK, OPTIONAL_REALS
 from pgcore.validation.fields import count, ensure_rng, instance_check
 from pgcore.validation.observations import by_name
@@ -159,10 +159,10 @@ class Episodes(Held):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         whole, index = self._rows
         if name == "extras":
-            value: Any = {key: read_only(rows[index]) for key, rows in whole.extras.items()}
+            value: Any = {key: read_only(rows_at(x, index)) for key, x in whole.extras.items()}
         else:
             rows: Array | None = getattr(whole, name)
-            value = None if rows is None else read_only(rows[index])
+            value = None if rows is None else read_only(rows_at(rows, index))
         self.__dict__[name] = value
         return value
 
@@ -408,9 +408,9 @@ class Episodes(Held):
         fields: dict[str, Any] = {"_fits": fits, "extras": extras}
         for name in self.per_step:
             value = arrays[name]
-            fields[name] = None if value is None else value[index]
+            fields[name] = None if value is None else rows_at(value, index)
         if extras:
-            fields["extras"] = {name: value[index] for name, value in extras.items()}
+            fields["extras"] = {name: rows_at(value, index) for name, value in extras.items()}
         return fields
 
     def minibatches(self, size: int, rng: np.random.Generator) -> Iterator[Array]:

@@ -101,7 +101,7 @@ def loss(estimator: Estimator, signals: LaidOutSignals, **quantities: Native) ->
         ensure_both(estimator, signals)
         raise
     names, per_action, constants = names.split(), per_action.split(), constants.split()
-    if len(quantities) != len(names) or [name for name in names if name not in quantities]:
+    if {*quantities} != {*names}:
         raise misnamed(estimator, signals, quantities)
     signals.check_quantities(quantities, per_action)
     takes_layout = signals.takes_layout(estimator, quantities, constants)

@@ -18,7 +18,15 @@ from pgcore.interfaces.estimator import KLS, QUANTITIES, Estimator, Evaluate
 from pgcore.interfaces.extras import check_extras
 from pgcore.interfaces.reduced import reduced
 from pgcore.interfaces.reduction import THE_BATCH, Totals
-from pgcore.validation.arrays import Array, first_row, fixed, is_host, read_only, row_not_finite
+from pgcore.validation.arrays import (
+    Array,
+    first_row,
+    fixed,
+    is_host,
+    read_only,
+    row_not_finite,
+    rows_at,
+)
 from pgcore.validation.fields import instance_check
 
 __all__ = [
@@ -156,7 +164,7 @@ class Signals:
         """Return the signals of some steps, which have these weights; see `SignalsPart`."""
         if self.on_device:
             return SignalsPart(self, index, weights, renumbered)
-        values = {name: value[index] for name, value in self.values.items()}
+        values = {name: rows_at(value, index) for name, value in self.values.items()}
         values.update(renumbered)
         real = None if self.real is None else self.real[index]
         return Signals(values, weights, padded=self.padded, real=real)

@@ -28,7 +28,7 @@ class SquaredLoss(CriticLoss):
 
     def _square(self, error: Native) -> Native:
         """Return [B] squares, or their halves."""
-        return 0.5 * error * error if self.half else error * error
+        return 0.5 * (error * error) if self.half else error * error
 
     def _square_slope(self, error: Array) -> Array:
         """Return [B] the derivatives of `_square`."""

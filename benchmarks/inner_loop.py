@@ -1,0 +1,218 @@
+"""PPO's inner loop: pgcore's gradient of each minibatch of a batch beside an expert's.
+
+The batch stays where it is, and minibatches are gathered from it. pgcore's loop is the public one:
+
+    for index in batch.minibatches(size, rng):
+        pg.gradient(policy, estimator, batch.steps(index), signals=signals.steps(index))
+
+The expert holds native arrays and gets each minibatch's step numbers as one. One step of the loop
+counts, from the minibatch's numbers to its gradient in the framework's arrays. Networks are tanh
+and the advantages are normalised beforehand, all in float32.
+
+"host" is pgcore on the host as users have it: NumPy gathers. "device" is the code of a policy on
+another device, which holds the batch's native arrays and gathers there; the host stands in for it.
+
+Each side's gradient of a minibatch is first compared with NumPy's in float64. Then the two take
+turns, one epoch each. Every row has its own process on one thread.
+
+    python benchmarks/inner_loop.py [--backend NAME] [--network NAME] [--size STEPS] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from experts.rows import CLIP, ENTROPY_COEFFICIENT, MODES, difference, in_own_process
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import pgcore as pg
+from pgcore.registry.registry import registry
+
+SIZES = (2048, 65536)
+MINIBATCHES = 2  # of an epoch
+LEAST_TURNS = 4
+NETWORKS: dict[str, tuple[int, pg.MLP, pg.Head]] = {
+    "4-64-64-2": (4, pg.MLP(4, (64, 64), "tanh"), pg.Categorical(2)),
+    "376-256-256-17": (376, pg.MLP(376, (256, 256), "tanh"), pg.DiagonalGaussian(17)),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table, and the options of its process."""
+
+    backend: str
+    mode: str
+    network: str
+    size: int
+    path: str  # "host" or "device"
+    seconds: float
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The row's first cells."""
+        return self.backend, self.mode, self.network, f"{self.size:,}", self.path
+
+
+def measure(row: Row) -> dict[str, Any]:
+    """Return differences and, in seconds, a minibatch's time in each turn, in this process."""
+    rng = np.random.default_rng(row.size)
+    width, network, head = NETWORKS[row.network]
+    spec = pg.PolicySpec(network=network, head=head, critic="separate")
+    on_numpy = pg.policy(spec, backend="numpy", seed=0)
+    module, compiles, options = MODES[row.backend, row.mode]
+    policy: Any = pg.policy(spec, backend=row.backend, seed=0, dtype="float32", **options)
+    policy.load(on_numpy.parameters())
+    policy.resident = row.path == "device"
+    on_numpy.load(policy.parameters())
+    steps = MINIBATCHES * row.size
+    observations = rng.standard_normal((steps, width), np.float32)
+    actions, log_probs = on_numpy.act(observations, pg.generator(0))
+    # Old log-probabilities are off by 0.2, so that some ratios are clipped.
+    batch = pg.Batch(
+        observations=observations,
+        actions=actions if head.discrete else actions.astype(np.float32),
+        rewards=rng.standard_normal(steps),
+        episode_lengths=[32] * (steps // 32),
+        terminated=[True] * (steps // 32),
+        log_probs=log_probs + 0.2 * rng.standard_normal(steps),
+    )
+    estimator = pg.estimator(
+        "ppo", clip=CLIP, entropy_coefficient=ENTROPY_COEFFICIENT, normalise="batch"
+    )
+    signals = pg.signals(policy, estimator, batch)
+    data = {name: signals.values[name] for name in ("old_log_prob", "advantage", "return_")}
+    data |= {"observations": batch.observations, "actions": batch.actions}
+    expert = importlib.import_module(f"experts.{module}")
+    by_expert = expert.make(policy.parameters(), data, compiled=compiles)
+
+    def by_pgcore(index: np.ndarray) -> pg.Gradient:
+        return pg.gradient(policy, estimator, batch.steps(index), signals=signals.steps(index))
+
+    index = rng.permutation(steps)[: row.size]
+    numbers = expert.numbers(index)
+    part = signals.steps(index)
+    reference = pg.gradient(on_numpy, estimator, batch.steps(index), signals=part).numpy()
+    gradients = {"pgcore": by_pgcore(index).numpy(), "expert": expert.to_numpy(by_expert(numbers))}
+    errors = {
+        side: difference(side, gradient, reference, "float32", row.size)
+        for side, gradient in gradients.items()
+    }
+
+    def epoch_of_pgcore() -> None:
+        for index in batch.minibatches(row.size, rng):
+            gradient = by_pgcore(index)
+        # A device that is not the host goes on by itself.
+        expert.wait(gradient.leaves)
+
+    def epoch_of_expert() -> None:
+        order = rng.permutation(steps)
+        for start in range(0, steps, row.size):
+            result = by_expert(expert.numbers(order[start : start + row.size]))
+        expert.wait(result)
+
+    # Compilation, moving the batch and the first allocations are no part of a step.
+    ours, theirs = turns([epoch_of_pgcore, epoch_of_expert], row.seconds)
+    return {"errors": errors, "pgcore": ours, "expert": theirs}
+
+
+def turns(epochs: list[Callable[[], None]], seconds: float) -> list[list[float]]:
+    """Return each loop's seconds a minibatch, turn by turn."""
+    for epoch in epochs:
+        epoch()
+    times: list[list[float]] = [[] for _ in epochs]
+    end = time.perf_counter() + seconds
+    while len(times[0]) < LEAST_TURNS or time.perf_counter() < end:
+        # The first finds the other's data in the caches, so they take turns at that too.
+        order = [0, 1] if len(times[0]) % 2 else [1, 0]
+        for number in order:
+            start = time.perf_counter()
+            epochs[number]()
+            times[number].append((time.perf_counter() - start) / MINIBATCHES)
+    return times
+
+
+def report(results: list[tuple[Row, dict[str, Any]]], console: Console) -> list[dict[str, Any]]:
+    """Print the table and return its rows."""
+    table = Table(title="PPO's inner loop, float32, one thread, a minibatch's gradient")
+    for name in ("backend", "mode", "network"):
+        table.add_column(name, no_wrap=True)
+    for name in ("minibatch", "path", "pgcore us", "expert us", "ratio", "quartiles"):
+        table.add_column(name, justify="right")
+    rows: list[dict[str, Any]] = []
+    for row, result in results:
+        ours, theirs = (statistics.median(result[side]) * 1e6 for side in ("pgcore", "expert"))
+        pairs = zip(result["pgcore"], result["expert"], strict=True)
+        low, ratio, high = statistics.quantiles((left / right for left, right in pairs), n=4)
+        table.add_row(
+            *row.cells, f"{ours:.0f}", f"{theirs:.0f}", f"{ratio:.2f}", f"{low:.2f}-{high:.2f}"
+        )
+        rows.append(
+            dict(zip(("backend", "mode", "network", "size", "path"), row.cells, strict=True))
+            | {"pgcore_us": ours, "expert_us": theirs, "ratio": ratio, "quartiles": [low, high]}
+            | {"errors": result["errors"]}
+        )
+    console.print(table)
+    return rows
+
+
+def main() -> None:
+    """Check and time every usable backend, each row in its own process, and print the table."""
+    parser = argparse.ArgumentParser(
+        description="PPO's inner loop: pgcore on each framework beside an expert's."
+    )
+    for name, kind in (("backend", str), ("mode", str), ("network", str), ("size", int)):
+        parser.add_argument(
+            f"--{name}", type=kind, action="append", help="only this one; can be repeated"
+        )
+    parser.add_argument("--path", action="append", choices=("host", "device"), help="only this one")
+    parser.add_argument(
+        "--seconds", type=float, default=8, help="turns go on for these (default: 8)"
+    )
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.row:
+        print(json.dumps(measure(Row(**json.loads(arguments.row)))))
+        return
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    status = {entry.provider.name: entry.status for entry in registry().providers("backends")}
+    rows = [
+        Row(backend, mode, network, size, path, arguments.seconds)
+        for backend, mode in MODES
+        if backend in (arguments.backend or (backend,)) and mode in (arguments.mode or (mode,))
+        if status.get(backend) == "usable"
+        for network in arguments.network or NETWORKS
+        for size in arguments.size or SIZES
+        for path in arguments.path or ("host", "device")
+    ]
+    # One after the other: two rows at once would share caches and turbo.
+    results = [
+        (row, in_own_process(__file__, row))
+        for row in track(rows, description="checking and timing", console=console)
+    ]
+    failed = [(row, result["error"]) for row, result in results if "error" in result]
+    for row, error in failed:
+        console.print(f"{' '.join(row.cells)}:\n{error}", markup=False)
+    table = report([entry for entry in results if "error" not in entry[1]], console)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(table, indent=2) + "\n")
+    if failed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
