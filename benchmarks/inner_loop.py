@@ -9,13 +9,18 @@ The expert holds native arrays and gets each minibatch's step numbers as one. On
 counts, from the minibatch's numbers to its gradient in the framework's arrays. Networks are tanh
 and the advantages are normalised beforehand, all in float32.
 
-"host" is pgcore on the host as users have it: NumPy gathers. "device" is the code of a policy on
-another device, which holds the batch's native arrays and gathers there; the host stands in for it.
+pgcore's batch is in one of three places:
+
+    host     NumPy's arrays on the host, and each gradient is checked at once. The expert's is waited
+             for as well.
+    moved    The same batch, and a policy on another device, which the host stands in for: it moves
+             the batch there once, gathers there, and waits for nothing.
+    native   A batch of the framework's arrays on such a device.
 
 Each side's gradient of a minibatch is first compared with NumPy's in float64. Then the two take
 turns, one epoch each. Every row has its own process on one thread.
 
-    python benchmarks/inner_loop.py [--backend NAME] [--network NAME] [--size STEPS] [--json FILE]
+    python benchmarks/inner_loop.py [--backend NAME] [--network NAME] [--size STEPS] [--data PLACE]
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -38,11 +44,14 @@ from rich.progress import track
 from rich.table import Table
 
 import pgcore as pg
+from pgcore.data.native import arrays_of
 from pgcore.registry.registry import registry
 
 SIZES = (2048, 65536)
+PLACES = ("host", "moved", "native")
 MINIBATCHES = 2  # of an epoch
-LEAST_TURNS = 4
+LEAST_TURNS = 3
+SIGNALS = ("old_log_prob", "advantage", "return_")
 NETWORKS: dict[str, tuple[int, pg.MLP, pg.Head]] = {
     "4-64-64-2": (4, pg.MLP(4, (64, 64), "tanh"), pg.Categorical(2)),
     "376-256-256-17": (376, pg.MLP(376, (256, 256), "tanh"), pg.DiagonalGaussian(17)),
@@ -57,79 +66,142 @@ class Row:
     mode: str
     network: str
     size: int
-    path: str  # "host" or "device"
+    data: str  # one of PLACES
     seconds: float
 
     @property
     def cells(self) -> tuple[str, ...]:
         """The row's first cells."""
-        return self.backend, self.mode, self.network, f"{self.size:,}", self.path
+        return self.backend, self.mode, self.network, f"{self.size:,}", self.data
 
 
-def measure(row: Row) -> dict[str, Any]:
-    """Return differences and, in seconds, a minibatch's time in each turn, in this process."""
+@dataclass(frozen=True)
+class Case:
+    """Both sides of a row, with the same parameters and steps.
+
+    Attributes:
+        batch: pgcore's.
+        on_host: The same batch as NumPy arrays.
+        data: The expert's observations, actions and signals, NumPy's.
+        by_pgcore: Returns the gradient of the steps at some numbers.
+        by_expert: See `experts`.
+    """
+
+    row: Row
+    spec: pg.PolicySpec
+    policy: pg.Policy
+    estimator: pg.Estimator
+    batch: pg.Batch
+    on_host: pg.Batch
+    data: dict[str, np.ndarray]
+    by_pgcore: Callable[[np.ndarray], Any]
+    expert: ModuleType
+    by_expert: Callable[..., Any]
+    rng: np.random.Generator
+
+    def differences(self) -> dict[str, float]:
+        """Return each side's difference from NumPy's gradient in float64, or raise."""
+        size = self.row.size
+        on_numpy = pg.policy(self.spec, backend="numpy")
+        on_numpy.load(self.policy.parameters())
+        index = self.rng.permutation(MINIBATCHES * size)[:size]
+        values = {name: self.data[name][index] for name in SIGNALS}
+        signals = pg.Signals(values, np.full(size, 1 / size), padded=False)
+        steps = self.on_host.steps(index)
+        reference = pg.gradient(on_numpy, self.estimator, steps, signals=signals).numpy()
+        by_expert = self.by_expert(self.expert.native(index))
+        gradients = {
+            "pgcore": self.by_pgcore(index).numpy(),
+            "expert": self.expert.to_numpy(by_expert),
+        }
+        return {
+            side: difference(side, gradient, reference, "float32", size)
+            for side, gradient in gradients.items()
+        }
+
+    def epoch_of_pgcore(self) -> None:
+        """Compute the gradients of an epoch's minibatches."""
+        gradient: Any = None
+        for index in self.batch.minibatches(self.row.size, self.rng):
+            gradient = self.by_pgcore(index)
+        # A device that is not the host goes on by itself.
+        self.expert.wait(gradient.leaves)
+
+    def epoch_of_expert(self) -> None:
+        """Compute the gradients of an epoch's minibatches."""
+        size, result = self.row.size, None
+        order = self.rng.permutation(MINIBATCHES * size)
+        for start in range(0, len(order), size):
+            result = self.by_expert(self.expert.native(order[start : start + size]))
+            if self.row.data == "host":
+                self.expert.wait(result)
+        self.expert.wait(result)
+
+
+def make_case(row: Row) -> Case:
+    """Return both sides of a row."""
     rng = np.random.default_rng(row.size)
     width, network, head = NETWORKS[row.network]
     spec = pg.PolicySpec(network=network, head=head, critic="separate")
-    on_numpy = pg.policy(spec, backend="numpy", seed=0)
     module, compiles, options = MODES[row.backend, row.mode]
+    expert = importlib.import_module(f"experts.{module}")
     policy: Any = pg.policy(spec, backend=row.backend, seed=0, dtype="float32", **options)
-    policy.load(on_numpy.parameters())
-    policy.resident = row.path == "device"
-    on_numpy.load(policy.parameters())
     steps = MINIBATCHES * row.size
     observations = rng.standard_normal((steps, width), np.float32)
-    actions, log_probs = on_numpy.act(observations, pg.generator(0))
+    actions, log_probs = policy.act(observations, pg.generator(0))
+    policy.resident = row.data != "host"
     # Old log-probabilities are off by 0.2, so that some ratios are clipped.
-    batch = pg.Batch(
-        observations=observations,
-        actions=actions if head.discrete else actions.astype(np.float32),
-        rewards=rng.standard_normal(steps),
-        episode_lengths=[32] * (steps // 32),
-        terminated=[True] * (steps // 32),
-        log_probs=log_probs + 0.2 * rng.standard_normal(steps),
-    )
+    recorded: dict[str, np.ndarray] = {
+        "observations": observations,
+        "actions": actions if head.discrete else actions.astype(np.float32),
+        "rewards": rng.standard_normal(steps).astype(np.float32),
+        "log_probs": (log_probs + 0.2 * rng.standard_normal(steps)).astype(np.float32),
+    }
+    episodes = steps // 32
+    ends: dict[str, Any] = {"episode_lengths": [32] * episodes, "terminated": [True] * episodes}
+    batch = on_host = pg.Batch(**recorded, **ends)
+    if row.data == "native":
+        native = {name: expert.native(value) for name, value in recorded.items()}
+        arrays: Any = type(arrays_of(native["rewards"]))
+        arrays.resident = lambda *_: True  # its host counts as a device
+        batch = pg.Batch(**native, **ends)
     estimator = pg.estimator(
         "ppo", clip=CLIP, entropy_coefficient=ENTROPY_COEFFICIENT, normalise="batch"
     )
     signals = pg.signals(policy, estimator, batch)
-    data = {name: signals.values[name] for name in ("old_log_prob", "advantage", "return_")}
-    data |= {"observations": batch.observations, "actions": batch.actions}
-    expert = importlib.import_module(f"experts.{module}")
-    by_expert = expert.make(policy.parameters(), data, compiled=compiles)
+    data = {name: np.asarray(signals.values[name]) for name in SIGNALS}
+    data |= {name: recorded[name] for name in ("observations", "actions")}
 
     def by_pgcore(index: np.ndarray) -> pg.Gradient:
         return pg.gradient(policy, estimator, batch.steps(index), signals=signals.steps(index))
 
-    index = rng.permutation(steps)[: row.size]
-    numbers = expert.numbers(index)
-    part = signals.steps(index)
-    reference = pg.gradient(on_numpy, estimator, batch.steps(index), signals=part).numpy()
-    gradients = {"pgcore": by_pgcore(index).numpy(), "expert": expert.to_numpy(by_expert(numbers))}
-    errors = {
-        side: difference(side, gradient, reference, "float32", row.size)
-        for side, gradient in gradients.items()
-    }
+    by_expert = expert.make(policy.parameters(), data, compiled=compiles)
+    return Case(
+        row,
+        spec,
+        policy,
+        estimator,
+        batch,
+        on_host,
+        data,
+        by_pgcore,
+        expert,
+        by_expert,
+        rng,
+    )
 
-    def epoch_of_pgcore() -> None:
-        for index in batch.minibatches(row.size, rng):
-            gradient = by_pgcore(index)
-        # A device that is not the host goes on by itself.
-        expert.wait(gradient.leaves)
 
-    def epoch_of_expert() -> None:
-        order = rng.permutation(steps)
-        for start in range(0, steps, row.size):
-            result = by_expert(expert.numbers(order[start : start + row.size]))
-        expert.wait(result)
-
-    # Compilation, moving the batch and the first allocations are no part of a step.
-    ours, theirs = turns([epoch_of_pgcore, epoch_of_expert], row.seconds)
+def measure(row: Row) -> dict[str, Any]:
+    """Return differences and, in seconds, a minibatch's time in each turn, in this process."""
+    case = make_case(row)
+    errors = case.differences()
+    ours, theirs = turns([case.epoch_of_pgcore, case.epoch_of_expert], row.seconds)
     return {"errors": errors, "pgcore": ours, "expert": theirs}
 
 
 def turns(epochs: list[Callable[[], None]], seconds: float) -> list[list[float]]:
     """Return each loop's seconds a minibatch, turn by turn."""
+    # Compilation, moving the batch and the first allocations are no part of a step.
     for epoch in epochs:
         epoch()
     times: list[list[float]] = [[] for _ in epochs]
@@ -149,7 +221,7 @@ def report(results: list[tuple[Row, dict[str, Any]]], console: Console) -> list[
     table = Table(title="PPO's inner loop, float32, one thread, a minibatch's gradient")
     for name in ("backend", "mode", "network"):
         table.add_column(name, no_wrap=True)
-    for name in ("minibatch", "path", "pgcore us", "expert us", "ratio", "quartiles"):
+    for name in ("minibatch", "data", "pgcore us", "expert us", "ratio", "quartiles"):
         table.add_column(name, justify="right")
     rows: list[dict[str, Any]] = []
     for row, result in results:
@@ -160,7 +232,7 @@ def report(results: list[tuple[Row, dict[str, Any]]], console: Console) -> list[
             *row.cells, f"{ours:.0f}", f"{theirs:.0f}", f"{ratio:.2f}", f"{low:.2f}-{high:.2f}"
         )
         rows.append(
-            dict(zip(("backend", "mode", "network", "size", "path"), row.cells, strict=True))
+            dict(zip(("backend", "mode", "network", "size", "data"), row.cells, strict=True))
             | {"pgcore_us": ours, "expert_us": theirs, "ratio": ratio, "quartiles": [low, high]}
             | {"errors": result["errors"]}
         )
@@ -177,7 +249,9 @@ def main() -> None:
         parser.add_argument(
             f"--{name}", type=kind, action="append", help="only this one; can be repeated"
         )
-    parser.add_argument("--path", action="append", choices=("host", "device"), help="only this one")
+    parser.add_argument(
+        "--data", action="append", choices=PLACES, help="only this place; can be repeated"
+    )
     parser.add_argument(
         "--seconds", type=float, default=8, help="turns go on for these (default: 8)"
     )
@@ -191,13 +265,13 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 120)
     status = {entry.provider.name: entry.status for entry in registry().providers("backends")}
     rows = [
-        Row(backend, mode, network, size, path, arguments.seconds)
+        Row(backend, mode, network, size, data, arguments.seconds)
         for backend, mode in MODES
         if backend in (arguments.backend or (backend,)) and mode in (arguments.mode or (mode,))
         if status.get(backend) == "usable"
         for network in arguments.network or NETWORKS
         for size in arguments.size or SIZES
-        for path in arguments.path or ("host", "device")
+        for data in arguments.data or ("host", "native")
     ]
     # One after the other: two rows at once would share caches and turbo.
     results = [

@@ -233,7 +233,9 @@ class TensorflowPolicy(TensorflowParameters, AutodiffPolicy):
 
 
 def real_steps(weights: Any, steps: int) -> Any:
-    """Return [N] bool, true for the first steps."""
+    """Return [N] bool, true for the first steps; None where all are."""
+    if len(weights) == steps:
+        return None
     return tf.range(len(weights)) < steps
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from functools import lru_cache, wraps
 from types import FunctionType
 from typing import Any, ClassVar, TypeVar, cast
@@ -106,7 +107,7 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
     @torch.no_grad()
     def forward(self, observations: Any) -> tuple[Tensor, Tensor | None]:
         """See `AutodiffPolicy.forward`."""
-        return self._outputs_of(each(self.to_native, observations))[:2]
+        return self._outputs_of(each(self._observed, observations))[:2]
 
     def head_parameters(self) -> dict[str, Array]:
         """See `AutodiffPolicy.head_parameters`."""
@@ -319,7 +320,7 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         if self._adopted and isinstance(arrays_in(inputs.observations)[0], Tensor):
             observations = each(torch.clone, inputs.observations)
         else:
-            observations = each(self.to_native, inputs.observations)
+            observations = each(self._observed, inputs.observations)
         return Inputs(
             observations,
             self.to_native(inputs.actions),
@@ -327,6 +328,14 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
             {name: self.to_native(value) for name, value in inputs.signals.items()},
             self.to_native(inputs.weights),
         )
+
+    def _observed(self, array: Array | Tensor) -> Tensor:
+        """Return observations as a tensor; own networks read NumPy's memory and write to none."""
+        own = self.device.type == "cpu" and isinstance(self.module, PolicyModule)
+        if own and isinstance(array, np.ndarray):
+            with suppress(BufferError):  # older versions share no read-only memory
+                return torch.from_dlpack(array)
+        return self.to_native(array)
 
     def _rows(self, parts: Collection[Tensor | None], rows: int) -> Array:
         """Return [R, D] in canonical order from [R, ...] derivatives by parameter, None for 0."""
@@ -342,8 +351,10 @@ def take(array: Tensor, rows: Tensor) -> Tensor:
     return array.index_select(0, rows)
 
 
-def real_steps(weights: Tensor, steps: int) -> Tensor:
-    """Return [N] bool, true for the first steps."""
+def real_steps(weights: Tensor, steps: int) -> Tensor | None:
+    """Return [N] bool, true for the first steps; None where all are."""
+    if len(weights) == steps:
+        return None
     return torch.arange(len(weights), device=weights.device) < steps
 
 

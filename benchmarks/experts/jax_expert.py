@@ -42,9 +42,9 @@ def make(
     return gradient
 
 
-def numbers(steps: np.ndarray) -> jax.Array:
-    """Return step numbers for a gradient."""
-    return jnp.asarray(steps)
+def native(array: np.ndarray) -> jax.Array:
+    """Return an array of the framework."""
+    return jnp.asarray(array)
 
 
 def loss(tree: Tree, whole: dict[str, jax.Array], steps: jax.Array | None) -> jax.Array:

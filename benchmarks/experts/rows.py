@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 CLIP, ENTROPY_COEFFICIENT = 0.2, 0.01
-# Parts of the largest entry, at 4,096 steps or fewer. A framework's sum over n steps in one dtype is
-# rounded n times, which grows as n^(1/2): so do the experts' differences beyond that.
+# Parts of the largest entry, at 4,096 steps or fewer; beyond that they grow with the steps, as the
+# rounding of a sum in order does: TensorFlow's of 65,536 equal rows is off by 5e-4.
 TOLERANCES = {"float32": 4e-6, "float64": 1e-12}
 
 # By backend and mode: the expert, whether it compiles, and options of `pg.policy`.
@@ -63,6 +63,6 @@ def difference(
         assert gradient[name].dtype == dtype, f"{side}: {name} is {gradient[name].dtype}"
         assert gradient[name].shape == value.shape, f"{side}: {name} is {gradient[name].shape}"
         error = max(error, float(np.abs(gradient[name] - value).max()) / largest)
-    limit = TOLERANCES[dtype] * max(1.0, (steps / 4096) ** 0.5)
+    limit = TOLERANCES[dtype] * max(1.0, steps / 4096)
     assert error < limit, f"{side}: off by {error:.2g} of the largest"
     return error

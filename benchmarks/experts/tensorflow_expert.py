@@ -88,9 +88,9 @@ def terms(outputs: Tensor, actions: Tensor, log_std: Tensor) -> tuple[Tensor, Te
     return log_prob, tf.reduce_sum(log_std + 0.5 * math.log(2 * math.pi * math.e))
 
 
-def numbers(steps: np.ndarray) -> Tensor:
-    """Return step numbers for a gradient."""
-    return tf.constant(steps)
+def native(array: np.ndarray) -> Tensor:
+    """Return an array of the framework."""
+    return tf.constant(array)
 
 
 def wait(result: Result) -> None:

@@ -75,9 +75,9 @@ def terms(
     return log_prob, (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum()
 
 
-def numbers(steps: np.ndarray) -> torch.Tensor:
-    """Return step numbers for a gradient."""
-    return torch.from_numpy(steps)
+def native(array: np.ndarray) -> torch.Tensor:
+    """Return an array of the framework."""
+    return torch.from_numpy(array)
 
 
 def wait(result: Result) -> None:

@@ -11,14 +11,14 @@ from experts.torch_expert import (
     ENTROPY_COEFFICIENT,
     VALUE_COEFFICIENT,
     Result,
-    numbers,
+    native,
     terms,
     to_numpy,
     wait,
 )
 from torch.nn import functional
 
-__all__ = ["make", "numbers", "to_numpy", "wait"]
+__all__ = ["make", "native", "to_numpy", "wait"]
 
 
 def make(

@@ -41,7 +41,7 @@ class Gather(NamedTuple):
 def minibatch(
     xp: ArrayNamespace,
     take: Callable[[Native, Native], Native],
-    real: Callable[[Native, int], Native],
+    real: Callable[[Native, int], Native | None],
     whole: Inputs,
     gather: Gather,
 ) -> Inputs:
@@ -50,7 +50,8 @@ def minibatch(
     Args:
         xp: The backend's namespace.
         take: Returns rows of an array.
-        real: Returns [N] bool, true for the first `steps`, of [N] weights and `steps`.
+        real: Returns [N] bool, true for the first `steps`, of [N] weights and `steps`; None where
+            all of them are known to be.
         whole: The arrays of the whole batch.
         gather: The minibatch.
     """
@@ -68,7 +69,8 @@ def minibatch(
         for scale in gather.scales:
             weights = weights * scale
         # Rows of padding repeat the last step.
-        weights = xp.where(real(weights, gather.steps), weights, 0.0)
+        marks = real(weights, gather.steps)
+        weights = weights if marks is None else xp.where(marks, weights, 0.0)
     for name, (first, mean, divisor) in gather.standards.items():
         value = ((signals[name] - first) - mean) / divisor
         signals = {

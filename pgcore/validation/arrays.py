@@ -81,10 +81,12 @@ def owned_booleans(where: str, value: ArrayLike, dimensions: int) -> Array:
 
 def rows_at(array: Array, index: Any) -> Array:
     """Return `array[index]`, for step numbers in a fraction of its time."""
-    numbered = isinstance(index, np.ndarray) and index.dtype.kind == "i" and index.size > 0
     # Rows of one number gain nothing, and arrays on a device take rows in their own way.
-    if numbered and type(array) is np.ndarray and (array.ndim > 1 or array.dtype.names):
-        return array.take(index, 0)
+    wide = type(array) is np.ndarray and (array.ndim > 1 or array.dtype.names)
+    if wide and isinstance(index, np.ndarray):
+        numbers = cast("Array", index)
+        if numbers.dtype.kind == "i" and numbers.size > 0:
+            return array.take(numbers, 0)
     return array[index]
 
 

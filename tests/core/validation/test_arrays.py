@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from pgcore.errors import BatchError, ShapeError
-from pgcore.validation.arrays import check_finite, check_length, owned_booleans, owned_numbers
+from pgcore.validation.arrays import (
+    check_finite,
+    check_length,
+    owned_booleans,
+    owned_numbers,
+    rows_at,
+)
 
 
 def frozen(array):
@@ -128,3 +134,42 @@ def test_lengths_and_finiteness_name_what_is_wrong():
         match="got NaN at episode 1; find where it came from and drop or mend that episode",
     ):
         check_finite("x", np.array([0.0, np.nan]), "episode")
+
+
+RECORDS = np.zeros(5, [("camera", "f4", (2, 2)), ("joints", "f8")])
+RECORDS["joints"] = np.arange(5)
+ROWS = [np.arange(5), np.arange(10.0).reshape(5, 2), np.arange(20).reshape(5, 2, 2), RECORDS]
+INDICES = [
+    np.array([3, 0, 3]),
+    np.array([-1, -5], np.int32),
+    np.array([[0, 1], [2, 3]]),
+    np.array(2),
+    np.array([], np.int64),
+    np.array([], np.float64),
+    np.array([True, False, True, False, False]),
+    np.array([4, 1], np.uint64),
+    np.array([1.0]),
+    np.array([5]),
+    np.array([-6]),
+    np.array([True]),
+    [0, 2],
+    [True, False, False, False, True],
+    slice(1, 4, 2),
+    range(3),
+]
+
+
+@pytest.mark.parametrize("index", INDICES, ids=repr)
+@pytest.mark.parametrize("array", ROWS, ids=lambda array: f"{array.dtype.kind}{array.ndim}")
+def test_rows_are_those_of_numpys_index(array, index):
+    try:
+        expected = array[index]
+    except IndexError:
+        with pytest.raises(IndexError):
+            rows_at(array, index)
+        return
+    found = rows_at(array, index)
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+    if not isinstance(index, slice):
+        assert not np.shares_memory(found, array)
