@@ -26,7 +26,7 @@ help:
 	@echo "make peers   compare gradients with TRL, rlax, stable-baselines3 and torchrl, and run loops with them, in .venv-peers"
 	@echo "make fuzz    fuzz the readers of files for an hour, in .venv-fuzz"
 	@echo "make lint    run ruff, import-linter and basedpyright"
-	@echo "make bench   start-up, gradients and losses beside an expert's in each framework, the exact oracle, CartPole on five seeds (an hour)"
+	@echo "make bench   start-up, gradients and losses beside an expert's in each framework, the exact oracle, CartPole on five seeds"
 	@echo "make clean   remove .venv and everything that was built"
 
 train: $(VENV)/.base

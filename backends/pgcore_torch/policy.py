@@ -332,7 +332,8 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
     def _observed(self, array: Array | Tensor) -> Tensor:
         """Return observations as a tensor; own networks read NumPy's memory and write to none."""
         own = self.device.type == "cpu" and isinstance(self.module, PolicyModule)
-        if own and isinstance(array, np.ndarray):
+        # A tensor has no negative strides.
+        if own and isinstance(array, np.ndarray) and array.flags.c_contiguous:
             with suppress(BufferError):  # older versions share no read-only memory
                 return torch.from_dlpack(array)
         return self.to_native(array)
