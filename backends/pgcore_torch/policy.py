@@ -332,7 +332,7 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
     def _observed(self, array: Array | Tensor) -> Tensor:
         """Return observations as a tensor; own networks read NumPy's memory and write to none."""
         own = self.device.type == "cpu" and isinstance(self.module, PolicyModule)
-        # A tensor has no negative strides.
+        # At negative strides PyTorch ends the process.
         if own and isinstance(array, np.ndarray) and array.flags.c_contiguous:
             with suppress(BufferError):  # older versions share no read-only memory
                 return torch.from_dlpack(array)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pgcore.autodiff.inputs import Inputs, each
 from pgcore.data.native import Arrays
@@ -17,7 +17,7 @@ class Gather(NamedTuple):
     """The way from whole arrays to a minibatch of `N` steps, padding included; native but for `steps`.
 
     Attributes:
-        steps: Number of steps without padding.
+        steps: Number of steps without padding. A backend may put None for N.
         rows: [N] integer. Rows of the batch's arrays; None for all of them.
         signal_rows: [N] integer. Those of the signals; None for all of them.
         scales: Factors of the weights, in the order of multiplication.
@@ -25,7 +25,7 @@ class Gather(NamedTuple):
         padding: [B] the whole's padding weights, for `standards` alone; None without padding.
     """
 
-    steps: int
+    steps: int | None
     rows: Native
     signal_rows: Native
     scales: tuple[Native, ...]
@@ -41,7 +41,7 @@ class Gather(NamedTuple):
 def minibatch(
     xp: ArrayNamespace,
     take: Callable[[Native, Native], Native],
-    real: Callable[[Native, int], Native | None],
+    real: Callable[[Native, Any], Native | None],
     whole: Inputs,
     gather: Gather,
 ) -> Inputs:
@@ -98,7 +98,7 @@ def finalised(
             if "float" in arrays.dtype(value):
                 marks = arrays.reshape(real, (-1, *[1] * (len(value.shape) - 1)))
                 given[name] = arrays.xp.where(marks, value, 0.0)
-    changed = estimator.finalise_on(arrays, given, real)
+    changed = estimator.finalise_on(arrays, {**given}, real)
     return {
         name: signals[name] if value is given.get(name) else value
         for name, value in changed.items()

@@ -106,7 +106,7 @@ def loss(estimator: Estimator, signals: LaidOutSignals, **quantities: Native) ->
     signals.check_quantities(quantities, per_action)
     takes_layout = signals.takes_layout(estimator, quantities, constants)
     values, inputs, weights, real = signals.fitted(quantities, per_action, flat=not takes_layout)
-    values = estimator.finalise_on(arrays, values, real)
+    values = estimator.finalise_on(arrays, {**values}, real)
     for name in constants:
         if name not in values:
             raise misnamed(estimator, signals, quantities)

@@ -261,7 +261,8 @@ class Estimator(Checked, ABC):
         if type(self).finalise is Estimator.finalise:
             return signals
         numbers = {name: host(value) for name, value in signals.items()}
-        changed = self.finalise(numbers, None if real is None else host(real).astype(float))
+        padding = None if real is None else host(real).astype(float)
+        changed = self.finalise({**numbers}, padding)
         return {
             name: signals[name]
             if value is numbers.get(name)

@@ -61,7 +61,8 @@ class Surrogate:
         if is_host(signals.weights):
             self.weights = signals.weights  # [B] of each term in the loss
         if not signals.on_device:
-            self.values = estimator.finalise(signals.values, self._padding)  # [B, ...] by name
+            # [B, ...] by name. An estimator may write into the dict that it gets.
+            self.values = estimator.finalise({**signals.values}, self._padding)
 
     def __getattr__(self, name: str) -> Any:
         """Return values or weights on a device, those finalised by NumPy, at their first use."""
