@@ -265,6 +265,13 @@ def report(results: list[tuple[Row, dict[str, Any]]], console: Console) -> list[
     return rows
 
 
+def several(text: str) -> int:
+    """Return a number of turns, or raise: quartiles need two."""
+    if (turns := int(text)) < 2:
+        raise argparse.ArgumentTypeError(f"expected at least 2, got {turns}")
+    return turns
+
+
 def main() -> None:
     """Check and time every usable backend, each row in its own process, and print the table."""
     parser = argparse.ArgumentParser(
@@ -276,7 +283,7 @@ def main() -> None:
         "--batch", type=int, action="append", help="only this size; can be repeated"
     )
     parser.add_argument(
-        "--turns", type=int, default=100, help="of each side, 20 calls each (default: 100)"
+        "--turns", type=several, default=100, help="of each side, 20 calls each (default: 100)"
     )
     parser.add_argument(
         "--profile", action="store_true", help="show where pgcore's own calls spend their time"
