@@ -31,13 +31,20 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from experts.rows import CLIP, ENTROPY_COEFFICIENT, MODES, WIDE, difference, in_own_process
+from experts.rows import (
+    CLIP,
+    ENTROPY_COEFFICIENT,
+    MODES,
+    WIDE,
+    arguments_of,
+    difference,
+    in_own_process,
+)
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 import pgcore as pg
-from pgcore.registry.registry import registry
 
 SIZES = (64, 2048)
 CALLS_PER_TURN = 20
@@ -277,8 +284,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="One PPO gradient: pgcore on each framework beside an expert's."
     )
-    parser.add_argument("--backend", action="append", help="only this one; can be repeated")
-    parser.add_argument("--mode", action="append", help="only this one; can be repeated")
     parser.add_argument(
         "--batch", type=int, action="append", help="only this size; can be repeated"
     )
@@ -288,34 +293,18 @@ def main() -> None:
     parser.add_argument(
         "--profile", action="store_true", help="show where pgcore's own calls spend their time"
     )
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
-    parser.add_argument("--row", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.row:
-        print(json.dumps(measure(Row(**json.loads(arguments.row)))))
+    arguments = arguments_of(parser, lambda row: measure(Row(**row)))
+    if arguments is None:
         return
 
     console = Console()
-    status = {entry.provider.name: entry.status for entry in registry().providers("backends")}
-    # Each mode is checked in float64 too, where a wrong formula stands out from rounding.
-    modes = [
-        (name, mode)
-        for name, mode in MODES
-        if name in (arguments.backend or (name,)) and mode in (arguments.mode or (mode,))
-    ]
-    for name in dict.fromkeys(name for name, _ in modes):
-        if status.get(name) != "usable":
-            console.print(f"{name}: absent ({status.get(name, 'not registered')})")
     rows = [
         Row(name, mode, size, turns=arguments.turns, profile=arguments.profile)
-        for name, mode in modes
-        if status.get(name) == "usable"
+        for name, mode in arguments.modes
         for size in arguments.batch or SIZES
     ]
-    checks = [
-        Row(name, mode, SIZES[0], "float64")
-        for name, mode in dict.fromkeys((r.backend, r.mode) for r in rows)
-    ]
+    # Each mode is checked in float64 too, where a wrong formula stands out from rounding.
+    checks = [Row(name, mode, SIZES[0], "float64") for name, mode in arguments.modes]
     # One after the other: two rows at once would share caches and turbo.
     results = [
         (row, in_own_process(__file__, row, **(WIDE if row.dtype == "float64" else {})))

@@ -33,19 +33,17 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-from experts.rows import CLIP, ENTROPY_COEFFICIENT, MODES, difference, in_own_process
+from experts.rows import CLIP, ENTROPY_COEFFICIENT, MODES, arguments_of, difference, in_own_process
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 import pgcore as pg
 from pgcore.data.native import arrays_of
-from pgcore.registry.registry import registry
 
 SIZES = (2048, 65536)
 PLACES = ("host", "moved", "native")
@@ -240,35 +238,38 @@ def report(results: list[tuple[Row, dict[str, Any]]], console: Console) -> list[
     return rows
 
 
+def steps(text: str) -> int:
+    """Return a minibatch's number of steps, or raise."""
+    if (number := int(text)) < 32 or number % 32:
+        raise argparse.ArgumentTypeError(f"expected a multiple of 32, an episode, got {number}")
+    return number
+
+
 def main() -> None:
     """Check and time every usable backend, each row in its own process, and print the table."""
     parser = argparse.ArgumentParser(
         description="PPO's inner loop: pgcore on each framework beside an expert's."
     )
-    for name, kind in (("backend", str), ("mode", str), ("network", str), ("size", int)):
-        parser.add_argument(
-            f"--{name}", type=kind, action="append", help="only this one; can be repeated"
-        )
     parser.add_argument(
-        "--data", action="append", choices=PLACES, help="only this place; can be repeated"
+        "--network", action="append", choices=NETWORKS, help="only this; can be repeated"
+    )
+    parser.add_argument(
+        "--size", type=steps, action="append", help="steps of a minibatch; can be repeated"
+    )
+    parser.add_argument(
+        "--data", action="append", choices=PLACES, help="only this; can be repeated"
     )
     parser.add_argument(
         "--seconds", type=float, default=8, help="turns go on for these (default: 8)"
     )
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
-    parser.add_argument("--row", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.row:
-        print(json.dumps(measure(Row(**json.loads(arguments.row)))))
+    arguments = arguments_of(parser, lambda row: measure(Row(**row)))
+    if arguments is None:
         return
 
     console = Console(width=None if sys.stdout.isatty() else 120)
-    status = {entry.provider.name: entry.status for entry in registry().providers("backends")}
     rows = [
         Row(backend, mode, network, size, data, arguments.seconds)
-        for backend, mode in MODES
-        if backend in (arguments.backend or (backend,)) and mode in (arguments.mode or (mode,))
-        if status.get(backend) == "usable"
+        for backend, mode in arguments.modes
         for network in arguments.network or NETWORKS
         for size in arguments.size or SIZES
         for data in arguments.data or ("host", "native")

@@ -77,8 +77,8 @@ def gathered(whole: Inputs, gather: Gather) -> Inputs:
         # Rows are within bounds: `Batch` has checked them.
         return jnp.take(array, rows, axis=0, mode="clip")
 
-    def real(weights: jax.Array, steps: Any) -> jax.Array | None:
-        return None if steps is None else jnp.arange(len(weights)) < steps
+    def real(weights: jax.Array, steps: Any) -> jax.Array:
+        return jnp.arange(len(weights)) < steps
 
     rows = whole.weights if gather.signal_rows is None else gather.signal_rows
     standards: dict[str, tuple[Any, ...]] = {}
@@ -91,30 +91,12 @@ def gathered(whole: Inputs, gather: Gather) -> Inputs:
 
 @lru_cache(KEPT)
 def finalised(estimator: Estimator) -> Callable[..., Parameters]:
-    """Return the function from signals by name, and the steps that count, to finalised signals.
-
-    It runs no compiled code where they are the signals as they came.
-    """
+    """Return the function from signals by name, and the steps that count, to finalised signals."""
 
     def signals_of(signals: Parameters, real: jax.Array | None) -> Parameters:
         return finalised_by(JaxArrays(), estimator, signals, real)
 
-    compiled = jitted(signals_of)
-    unchanged: dict[Any, bool] = {}  # by what the result may depend on while it is traced
-
-    def run(signals: Parameters, real: jax.Array | None) -> Parameters:
-        key = real is None, *(x.shape for x in signals.values())
-        if key not in unchanged:
-
-            def look(signals: Parameters, real: jax.Array | None) -> None:
-                found = signals_of(signals, real)
-                same = found.keys() == signals.keys()
-                unchanged[key] = same and all(found[name] is x for name, x in signals.items())
-
-            jax.eval_shape(jitted(look), signals, real)
-        return signals if unchanged[key] else compiled(signals, real)
-
-    return run
+    return jitted(signals_of)
 
 
 @lru_cache(KEPT)

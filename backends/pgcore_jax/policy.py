@@ -135,12 +135,8 @@ class JaxPolicy(JaxParameters, AutodiffPolicy):
         for name, constants in gather.standards.items():
             standards[name] = tuple(map(number, constants))
         scales = tuple(map(number, gather.scales))
-        gather = gather._replace(scales=scales, standards=standards)
-        # Each number is one array more to move.
-        if gather.signal_rows is not None and len(gather.signal_rows) == gather.steps:
-            gather = gather._replace(steps=None)
         with self.precision():
-            return functions.gathered(whole, gather)
+            return functions.gathered(whole, gather._replace(scales=scales, standards=standards))
 
     def moved_numbers(self, rows: Array) -> Any:
         """See `ResidentPolicy.moved_numbers`; compiled code moves its arguments in a third of the time."""

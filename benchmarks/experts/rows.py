@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from pgcore.registry.registry import registry
 
 CLIP, ENTROPY_COEFFICIENT = 0.2, 0.01
 # Parts of the largest entry, at 4,096 steps or fewer; beyond that they grow with the steps, as the
@@ -40,6 +45,39 @@ ONE_THREAD = {
     "JAX_PLATFORMS": "cpu",
 }
 WIDE = {"JAX_ENABLE_X64": "1"}  # for rows in float64
+
+
+def arguments_of(
+    parser: argparse.ArgumentParser, measure: Callable[[dict[str, Any]], dict[str, Any]]
+) -> argparse.Namespace | None:
+    """Return a benchmark's arguments; None in a row's own process, which prints the row's result.
+
+    Args:
+        parser: With the benchmark's own options.
+        measure: Returns the result of a row, which comes as a dict.
+    """
+    backends, modes = zip(*MODES, strict=True)
+    for name, choices in (("backend", {*backends}), ("mode", {*modes})):
+        parser.add_argument(
+            f"--{name}", action="append", choices=sorted(choices), help="only this; can be repeated"
+        )
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.row:
+        print(json.dumps(measure(json.loads(arguments.row))))
+        return None
+    status = {entry.provider.name: entry.status for entry in registry().providers("backends")}
+    chosen = [
+        (backend, mode)
+        for backend, mode in MODES
+        if backend in (arguments.backend or backends) and mode in (arguments.mode or modes)
+    ]
+    for backend in dict.fromkeys(backend for backend, _ in chosen):
+        if status.get(backend) != "usable":
+            print(f"{backend}: absent ({status.get(backend, 'not registered')})")
+    arguments.modes = [entry for entry in chosen if status.get(entry[0]) == "usable"]
+    return arguments
 
 
 def in_own_process(script: str, row: Any, **variables: str) -> dict[str, Any]:

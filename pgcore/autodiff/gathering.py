@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pgcore.autodiff.inputs import Inputs, each
 from pgcore.data.native import Arrays
@@ -17,7 +17,7 @@ class Gather(NamedTuple):
     """The way from whole arrays to a minibatch of `N` steps, padding included; native but for `steps`.
 
     Attributes:
-        steps: Number of steps without padding. A backend may put None for N.
+        steps: Number of steps without padding.
         rows: [N] integer. Rows of the batch's arrays; None for all of them.
         signal_rows: [N] integer. Those of the signals; None for all of them.
         scales: Factors of the weights, in the order of multiplication.
@@ -25,7 +25,7 @@ class Gather(NamedTuple):
         padding: [B] the whole's padding weights, for `standards` alone; None without padding.
     """
 
-    steps: int | None
+    steps: int
     rows: Native
     signal_rows: Native
     scales: tuple[Native, ...]
@@ -41,7 +41,7 @@ class Gather(NamedTuple):
 def minibatch(
     xp: ArrayNamespace,
     take: Callable[[Native, Native], Native],
-    real: Callable[[Native, Any], Native | None],
+    real: Callable[[Native, int], Native | None],
     whole: Inputs,
     gather: Gather,
 ) -> Inputs:

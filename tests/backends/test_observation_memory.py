@@ -32,7 +32,7 @@ def read_only(array):
 
 
 def beside_others(array):
-    """Return a view of columns among others, at an address that no float of 16 bytes starts at."""
+    """Return a view of columns among others."""
     wide = np.zeros((len(array), 8), np.float32)
     wide[:, 3:7] = array
     return wide[:, 3:7]

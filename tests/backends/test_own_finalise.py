@@ -130,3 +130,7 @@ def test_losses_are_the_same_at_each_call(backend, writing):
         signals = pg.signals(estimator, episodes)
         found += [float(pg.loss(estimator, signals, **quantities).loss) for _ in range(2)]
     np.testing.assert_allclose(found, found[0], rtol=1e-6)
+    # The doubling itself counts.
+    plain = pg.estimator("ppo", normalise="none")
+    loss = float(pg.loss(plain, pg.signals(plain, episodes), **quantities).loss)
+    assert abs(loss - found[0]) > 1e-2
