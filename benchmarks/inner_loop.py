@@ -18,7 +18,8 @@ pgcore's batch is in one of three places:
     native   A batch of the framework's arrays on such a device.
 
 Each side's gradient of a minibatch is first compared with NumPy's in float64. Then the two take
-turns, one epoch each. Every row has its own process on one thread.
+turns of 131,072 steps, epoch after epoch as PPO's loop goes on. Where nothing is checked at once, a
+side waits for its gradients at the end of its turn. Every row has its own process on one thread.
 
     python benchmarks/inner_loop.py [--backend NAME] [--network NAME] [--size STEPS] [--data PLACE]
 """
@@ -48,6 +49,7 @@ from pgcore.data.native import arrays_of
 SIZES = (2048, 65536)
 PLACES = ("host", "moved", "native")
 MINIBATCHES = 2  # of an epoch
+STEPS_OF_TURN = 131072  # or one epoch
 LEAST_TURNS = 3
 SIGNALS = ("old_log_prob", "advantage", "return_")
 NETWORKS: dict[str, tuple[int, pg.MLP, pg.Head]] = {
@@ -117,22 +119,29 @@ class Case:
             for side, gradient in gradients.items()
         }
 
-    def epoch_of_pgcore(self) -> None:
-        """Compute the gradients of an epoch's minibatches."""
+    @property
+    def epochs(self) -> int:
+        """Epochs of a turn."""
+        return max(1, STEPS_OF_TURN // (MINIBATCHES * self.row.size))
+
+    def turn_of_pgcore(self) -> None:
+        """Compute the gradients of a turn's minibatches."""
         gradient: Any = None
-        for index in self.batch.minibatches(self.row.size, self.rng):
-            gradient = self.by_pgcore(index)
+        for _ in range(self.epochs):
+            for index in self.batch.minibatches(self.row.size, self.rng):
+                gradient = self.by_pgcore(index)
         # A device that is not the host goes on by itself.
         self.expert.wait(gradient.leaves)
 
-    def epoch_of_expert(self) -> None:
-        """Compute the gradients of an epoch's minibatches."""
+    def turn_of_expert(self) -> None:
+        """Compute the gradients of a turn's minibatches."""
         size, result = self.row.size, None
-        order = self.rng.permutation(MINIBATCHES * size)
-        for start in range(0, len(order), size):
-            result = self.by_expert(self.expert.native(order[start : start + size]))
-            if self.row.data == "host":
-                self.expert.wait(result)
+        for _ in range(self.epochs):
+            order = self.rng.permutation(MINIBATCHES * size)
+            for start in range(0, len(order), size):
+                result = self.by_expert(self.expert.native(order[start : start + size]))
+                if self.row.data == "host":
+                    self.expert.wait(result)
         self.expert.wait(result)
 
 
@@ -193,24 +202,28 @@ def measure(row: Row) -> dict[str, Any]:
     """Return differences and, in seconds, a minibatch's time in each turn, in this process."""
     case = make_case(row)
     errors = case.differences()
-    ours, theirs = turns([case.epoch_of_pgcore, case.epoch_of_expert], row.seconds)
+    minibatches = MINIBATCHES * case.epochs
+    ours, theirs = (
+        [taken / minibatches for taken in times]
+        for times in turns([case.turn_of_pgcore, case.turn_of_expert], row.seconds)
+    )
     return {"errors": errors, "pgcore": ours, "expert": theirs}
 
 
-def turns(epochs: list[Callable[[], None]], seconds: float) -> list[list[float]]:
-    """Return each loop's seconds a minibatch, turn by turn."""
+def turns(loops: list[Callable[[], None]], seconds: float) -> list[list[float]]:
+    """Return each loop's seconds, turn by turn."""
     # Compilation, moving the batch and the first allocations are no part of a step.
-    for epoch in epochs:
-        epoch()
-    times: list[list[float]] = [[] for _ in epochs]
+    for loop in loops:
+        loop()
+    times: list[list[float]] = [[] for _ in loops]
     end = time.perf_counter() + seconds
     while len(times[0]) < LEAST_TURNS or time.perf_counter() < end:
         # The first finds the other's data in the caches, so they take turns at that too.
         order = [0, 1] if len(times[0]) % 2 else [1, 0]
         for number in order:
             start = time.perf_counter()
-            epochs[number]()
-            times[number].append((time.perf_counter() - start) / MINIBATCHES)
+            loops[number]()
+            times[number].append(time.perf_counter() - start)
     return times
 
 

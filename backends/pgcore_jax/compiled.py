@@ -21,8 +21,8 @@ from pgcore_jax.heads import fisher_coordinates, fisher_metric, quantities, surr
 from pgcore_jax.parameters import KEPT, jitted
 from pgcore_jax.xp import xp
 
-__all__ = ["differentiate", "finalised", "fisher_product", "forward", "gathered"]
-__all__ += ["log_prob_products", "run", "update"]
+__all__ = ["differentiate", "finalised", "finalised_minibatch", "fisher_product", "forward"]
+__all__ += ["gathered", "log_prob_products", "run", "update"]
 
 Parameters = dict[str, jax.Array]
 Network = Callable[[Parameters, Any], Outputs]
@@ -71,7 +71,7 @@ def differentiate(network: Network, head: Head, estimator: Estimator) -> Callabl
 
 @jitted
 def gathered(whole: Inputs, gather: Gather) -> Inputs:
-    """See `pgcore.autodiff.gathering.minibatch`."""
+    """See `pgcore.autodiff.gathering.minibatch`; `signal_rows` of () are the batch's rows."""
 
     def take(array: jax.Array, rows: jax.Array) -> jax.Array:
         # Rows are within bounds: `Batch` has checked them.
@@ -80,6 +80,8 @@ def gathered(whole: Inputs, gather: Gather) -> Inputs:
     def real(weights: jax.Array, steps: Any) -> jax.Array:
         return jnp.arange(len(weights)) < steps
 
+    if gather.signal_rows == ():
+        gather = gather._replace(signal_rows=gather.rows)
     rows = whole.weights if gather.signal_rows is None else gather.signal_rows
     standards: dict[str, tuple[Any, ...]] = {}
     for name, (first, mean, divisor) in gather.standards.items():
@@ -87,6 +89,17 @@ def gathered(whole: Inputs, gather: Gather) -> Inputs:
         divisors = jax.lax.optimization_barrier(jnp.full(len(rows), divisor))
         standards[name] = (first, mean, divisors)
     return minibatch(xp, take, real, whole, gather._replace(standards=standards))
+
+
+@lru_cache(KEPT)
+def finalised_minibatch(estimator: Estimator) -> Callable[..., Inputs]:
+    """Return the function from whole arrays to a minibatch with finalised signals."""
+
+    def minibatch_of(whole: Inputs, gather: Gather, real: jax.Array | None) -> Inputs:
+        inputs = gathered(whole, gather)
+        return inputs._replace(signals=finalised_by(JaxArrays(), estimator, inputs.signals, real))
+
+    return jitted(minibatch_of)
 
 
 @lru_cache(KEPT)

@@ -129,14 +129,33 @@ class JaxPolicy(JaxParameters, AutodiffPolicy):
         return np.concatenate([np.asarray(product[name]).reshape(-1) for name in self.names])
 
     def gathered(self, whole: Inputs, gather: Gather) -> Inputs:
-        """See `ResidentPolicy.gathered`; numbers are arrays, since others would compile anew."""
+        """See `ResidentPolicy.gathered`."""
+        with self.precision():
+            return functions.gathered(whole, self._of_arrays(gather))
+
+    def finalised_minibatch(
+        self, whole: Inputs, gather: Gather, estimator: Estimator, real: Any
+    ) -> Inputs:
+        """See `ResidentPolicy.finalised_minibatch`; one function where both steps compile."""
+        if gather.unneeded or type(estimator).finalise_on is Estimator.finalise_on:
+            return super().finalised_minibatch(whole, gather, estimator, real)
+        with self.precision():
+            function = functions.finalised_minibatch(estimator)
+            return function(whole, self._of_arrays(gather), real)
+
+    def _of_arrays(self, gather: Gather) -> Gather:
+        """Return a gather whose numbers are arrays, since others would compile anew."""
         number = self.dtype.type
         standards: dict[str, tuple[Any, ...]] = {}
         for name, constants in gather.standards.items():
             standards[name] = tuple(map(number, constants))
-        scales = tuple(map(number, gather.scales))
-        with self.precision():
-            return functions.gathered(whole, gather._replace(scales=scales, standards=standards))
+        rows = gather.signal_rows
+        return gather._replace(
+            scales=tuple(map(number, gather.scales)),
+            standards=standards,
+            # Each array is moved by itself.
+            signal_rows=() if rows is gather.rows and rows is not None else rows,
+        )
 
     def moved_numbers(self, rows: Array) -> Any:
         """See `ResidentPolicy.moved_numbers`; compiled code moves its arguments in a third of the time."""

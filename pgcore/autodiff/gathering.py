@@ -23,6 +23,7 @@ class Gather(NamedTuple):
         scales: Factors of the weights, in the order of multiplication.
         standards: Constants of `Estimator.standards`.
         padding: [B] the whole's padding weights, for `standards` alone; None without padding.
+        renumbered: [N] signals by name that are the minibatch's own, as its episodes' numbers.
     """
 
     steps: int
@@ -31,11 +32,12 @@ class Gather(NamedTuple):
     scales: tuple[Native, ...]
     standards: Mapping[str, tuple[Native, ...]]
     padding: Native
+    renumbered: Mapping[str, Native]
 
     @property
     def unneeded(self) -> bool:
         """Whether the whole is the minibatch as it is."""
-        return self.rows is None and self.signal_rows is None and not self.standards
+        return self.rows is self.signal_rows is None and not self.standards and not self.renumbered
 
 
 def minibatch(
@@ -77,7 +79,7 @@ def minibatch(
             **signals,
             name: value if padding is None else xp.where(padding > 0, value, 0.0),
         }
-    return Inputs(observations, actions, mask, signals, weights)
+    return Inputs(observations, actions, mask, {**signals, **gather.renumbered}, weights)
 
 
 def finalised(

@@ -185,7 +185,7 @@ class ResidentPolicy(AutodiffParameters, Policy):
         arrays = self.resident_arrays(whole)
         if rows is None:
             return arrays
-        gather = Gather(len(rows), self._moved_rows(rows, None)[0], None, (), {}, None)
+        gather = Gather(len(rows), self._moved_rows(rows, None)[0], None, (), {}, None, {})
         return self.gathered(Inputs(*arrays, {}, None), gather)[:3]
 
     def taken(self, name: str, held: Any, extra: int) -> Native:
@@ -257,15 +257,30 @@ class ResidentPolicy(AutodiffParameters, Policy):
         whole = Inputs(*self.resident_arrays(batch), used, self.moved_weights(signals.weights))
         steps = len(surrogate.signals.weights)
         numbers, signal_numbers = self._moved_rows(rows, signal_rows)
-        gather = Gather(steps, numbers, signal_numbers, scales, standards, padding)
-        inputs = whole if gather.unneeded else self.gathered(whole, gather)
-        # Episodes of a part are numbered anew.
-        for name, value in renumbered.items():
-            inputs.signals[name] = self.to_native(padded_signal(name, value, self.padding(steps)))
+        own = {
+            name: self.to_native(padded_signal(name, value, self.padding(steps)))
+            for name, value in renumbered.items()
+        }
+        gather = Gather(steps, numbers, signal_numbers, scales, standards, padding, own)
         if native:
-            given, real = inputs.signals, self._real(surrogate)
-            return inputs._replace(signals=self.finalised(surrogate.estimator, given, real))
-        return inputs
+            return self.finalised_minibatch(
+                whole, gather, surrogate.estimator, self._real(surrogate)
+            )
+        return whole if gather.unneeded else self.gathered(whole, gather)
+
+    def finalised_minibatch(
+        self, whole: Inputs, gather: Gather, estimator: Estimator, real: Native
+    ) -> Inputs:
+        """Return a minibatch whose signals are finalised on the device.
+
+        Args:
+            whole: See `pgcore.autodiff.gathering.minibatch`.
+            gather: The same.
+            estimator: Whose signals.
+            real: [N] bool, False at padding; None without any.
+        """
+        inputs = whole if gather.unneeded else self.gathered(whole, gather)
+        return inputs._replace(signals=self.finalised(estimator, inputs.signals, real))
 
     def finalised(
         self, estimator: Estimator, signals: dict[str, Native], real: Native

@@ -15,7 +15,7 @@ from pgcore.data import files
 from pgcore.data.held import Held
 from pgcore.data.layout import Layout, saved_layout
 from pgcore.errors import BatchError, FileError
-from pgcore.validation.arrays import Array, PutOff, read_only, rows_at
+from pgcore.validation.arrays import Array, PutOff, numbers_at, read_only, rows_at
 from pgcore.validation.batch_fields import LOSS_MASK, OPTIONAL_REALS
 from pgcore.validation.fields import count, ensure_rng, instance_check
 from pgcore.validation.observations import by_name
@@ -308,7 +308,7 @@ class Episodes(Held):
         batch, rows = self, None
         while "_rows" in batch.__dict__:
             batch, index = cast("tuple[Self, Index]", batch._rows)
-            above = np.arange(batch.num_steps)[index]
+            above = numbers_at(batch.num_steps, index)
             rows = above if rows is None else above[rows]
         return batch, rows
 
@@ -343,15 +343,15 @@ class Episodes(Held):
         Raises:
             BatchError: the index is out of range, selects no step or is not one-dimensional.
         """
-        # The caller may change its index later.
-        rows = index.copy() if isinstance(index, MUTABLE) else index
         try:
-            fields, shape = self._part_fields(rows)
+            fields, shape = self._part_fields(index)
         except (IndexError, ValueError) as error:  # ValueError for rows of several lengths
             raise self._index_error("step", self.num_steps, error) from error
         if len(shape) != 1 or shape == (0,):
             raise self._index_error("step", self.num_steps, shape)
-        fields["_source"] = fields["_rows"] = (self, rows)
+        # The caller may change its index later.
+        rows = index.copy() if isinstance(index, MUTABLE) else index
+        fields["_source"] = fields.setdefault("_rows", (self, rows))
         return self._frozen(fields)
 
     def episodes(self, index: Index) -> Self:
@@ -389,14 +389,10 @@ class Episodes(Held):
         if not self._on_device and not self._resident:
             fields = self._step_fields(index)
             return fields, fields["rewards"].shape
-        fields = {"_rows": (self, index), "_on_device": True, "_fits": self._fits}
-        fields["checks"] = self.checks
-        if "rewards" in self.__dict__:
-            rewards = self.rewards[index]
-            return {**fields, "rewards": rewards}, rewards.shape
-        # Rewards on a device are not read to count those of the index.
-        shape = np.broadcast_to(0, self.num_steps)[index].shape
-        return {**fields, "_count": len(shape) and shape[0]}, shape
+        rows = numbers_at(self.num_steps, index)
+        fields = {"_rows": (self, rows), "_on_device": True, "_fits": self._fits}
+        fields |= {"checks": self.checks, "_count": rows.size}
+        return fields, rows.shape
 
     def _step_fields(self, index: Index) -> dict[str, Any]:
         """Return the fields with a row for each step, at an index."""

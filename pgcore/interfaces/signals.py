@@ -23,6 +23,7 @@ from pgcore.validation.arrays import (
     first_row,
     fixed,
     is_host,
+    numbers_at,
     read_only,
     row_not_finite,
     rows_at,
@@ -282,7 +283,7 @@ class SignalsPart(Signals):
         self.padded, self.on_device = whole.padded, whole.on_device
         self.real = None if whole.real is None else whole.real[index]
         # Numbers of its own, since the caller may change an index later.
-        rows, scales = np.arange(len(whole.weights))[index], tuple[float, ...]()
+        rows, scales = numbers_at(len(whole.weights), index), tuple[float, ...]()
         # A part of a part is one of the whole.
         if isinstance(whole, SignalsPart) and whole.intact:
             whole, rows, scales = whole.whole, whole.rows[rows], whole.scales

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +20,7 @@ __all__ = [
     "fixed",
     "is_constant",
     "is_host",
+    "numbers_at",
     "owned_booleans",
     "owned_numbers",
     "read_only",
@@ -88,6 +89,16 @@ def rows_at(array: Array, index: Any) -> Array:
         if numbers.dtype.kind == "i" and numbers.size > 0:
             return array.take(numbers, 0)
     return array[index]
+
+
+def numbers_at(count: int, index: Any) -> Array:
+    """Return the numbers in [0, count) at an index, or raise NumPy's error."""
+    return _numbers(count)[index]
+
+
+@lru_cache(2)  # of a batch and its signals; minibatches ask for the same again
+def _numbers(count: int) -> Array:
+    return read_only(np.arange(count))
 
 
 def read_only(array: Array) -> Array:
