@@ -180,10 +180,12 @@ def signals(*arguments: Any, totals: Totals | None = None, **options: Any) -> An
         options: With a policy `target`, the source of bootstrapped action values, such as an older
             copy; None is the current policy. Without one, evaluations that the episodes do not hold,
             laid out as the episodes, such as `log_prob=` of the current policy or
-            `target_action_values=`; [E, ...] of `final_action_values=`.
+            `target_action_values=`; [E, ...] of `final_action_values=`, 0 where an episode terminated.
 
     Raises:
-        EstimatorError: estimator and policy do not fit, or the target has another number of actions.
+        EstimatorError: estimator and policy do not fit, or the target has another number of actions;
+            an evaluation is unknown, not read by the estimator, or of another framework than the
+            episodes; or the estimator does not read the batch's `loss_mask`.
         BatchError: the batch does not fit the policy, or lacks what the estimator needs; or totals
             are smaller than the batch, or lack a number that the reduction divides by.
         ShapeError: an evaluation is not laid out as the episodes.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
+from torch.func import debug_unwrap
 from torch.linalg import vector_norm
 
 from pgcore.data.native import Arrays
@@ -48,7 +50,8 @@ class TorchArrays(Arrays):
         # A copy: NumPy's memory may be read-only, and belongs to the batch.
         kind = None if dtype is None else getattr(torch, dtype)
         place = None if like is None else like.device
-        return torch.from_numpy(np.array(x)).to(device=place, dtype=kind)
+        with self.computing(""):
+            return torch.from_numpy(np.array(x)).to(device=place, dtype=kind)
 
     def dtype(self, x: Tensor) -> str:
         """See `Arrays.dtype`."""
@@ -61,6 +64,16 @@ class TorchArrays(Arrays):
     def device(self, x: Tensor) -> str:
         """See `Arrays.device`."""
         return f"{x.device}"
+
+    def is_traced(self, x: Tensor) -> bool:
+        """See `Arrays.is_traced`."""
+        return self.is_compiling() or debug_unwrap(x) is not x
+
+    def computing(self, dtype: str) -> AbstractContextManager[Any]:
+        """See `Arrays.computing`; a later loss keeps tensors for its derivative, but none of inference."""
+        if self.is_compiling() or not torch.is_inference_mode_enabled():
+            return nullcontext()
+        return torch.inference_mode(mode=False)
 
     def resident(self, x: Tensor) -> bool:
         """See `Arrays.resident`."""

@@ -63,7 +63,7 @@ class Columns:
         arguments = arguments | named
         self._values = {name: x for name, x in arguments.items() if x is not None}
         # Arrays that stay on an accelerator are read there.
-        self.like = first_native(self._values.values())
+        self.like = first_native(where, self._values)
         resident = {} if self.like is None else staying(self._values)
         self._read: dict[str, Any] = dict(resident)
         self._resident = resident.keys()

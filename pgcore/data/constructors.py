@@ -170,7 +170,8 @@ class Constructed:
             log_probs: [E, T] number. See `Episodes`, also for the other arrays.
             rollout_log_probs: [E, T] number.
             reference_log_probs: [E, T] number.
-            loss_mask: [E, T] bool. False at steps that count in returns, and not in the loss.
+            loss_mask: [E, T] bool, for estimators with the mask "loss". False at steps that it leaves
+                out; a reward there goes to the last step that counts before.
             group: [E] integer. The prompt of each answer.
             values: [E, T] number.
             final_values: [E] number.

@@ -35,7 +35,7 @@ class Held(Constructed):
 
     def _hold(self, arguments: dict[str, Any]) -> None:
         """Validate the arguments by name and hold them."""
-        like = first_native(arguments.values())
+        like = first_native(type(self).__name__, arguments)
         if like is not None:
             self.__dict__["like"] = like
             flat = flattened(arguments)

@@ -72,6 +72,10 @@ class Arrays(ABC):
     def device(self, x: Native) -> str:
         """Return a device's name; "" while the code is traced."""
 
+    def is_traced(self, x: Native) -> bool:
+        """Whether an array is one of traced code, whose numbers cannot be read."""
+        return not self.device(x)
+
     def resident(self, x: Native) -> bool:
         """Whether an array's numbers are on an accelerator, so that reading them waits for it.
 

@@ -13,7 +13,7 @@ import numpy as np
 from pgcore.data.native import Arrays, host
 from pgcore.errors import EstimatorError, ShapeError
 from pgcore.interfaces.estimator import Estimator
-from pgcore.validation.arrays import Array
+from pgcore.validation.arrays import Array, numbers_at
 from pgcore.xp.namespace import Native
 
 __all__ = ["LaidOutSignals"]
@@ -104,7 +104,8 @@ class LaidOutSignals:
     def part(self, index: Any) -> LaidOutSignals:
         """Return the signals of some entries as flat steps, with their weights in the whole loss.
 
-        The losses of the parts of any partition add up to the whole, and so do their gradients.
+        The losses of the parts of any partition add up to the whole, and so do their gradients; not
+        under `normalise="minibatch"`, which normalises each.
 
         Args:
             index: See `steps`.
@@ -246,8 +247,11 @@ class LaidOutSignals:
     def _taken(self, index: Any, *, by_row: bool) -> LaidOutSignals:
         """Return the signals of some rows, or of some entries as flat steps."""
         arrays, axes = self.arrays, len(self.shape)
-        # Integers of the framework stay where they are.
-        if not arrays.owns(index) or "int" not in arrays.dtype(index):
+        if self._is_unread(index):
+            check_positions(tuple(index.shape))
+            if arrays.dtype(index) not in ("int32", "int64"):
+                index = arrays.cast(index, "int32")  # torch takes uint8 for a mask
+        else:
             numbers = whole_numbers(index, self.shape[0] if by_row else math.prod(self.shape))
             index = arrays.native(numbers, self.stored)
 
@@ -259,6 +263,13 @@ class LaidOutSignals:
         values = {name: taken(value) for name, value in self.values.items()}
         real, weights = None if self.real is None else taken(self.real), taken(self.stored)
         return LaidOutSignals(values, weights, real, arrays, rows=by_row)
+
+    def _is_unread(self, index: Any) -> bool:
+        """Whether an index is of the framework's integers on a device, or of traced code."""
+        arrays = self.arrays
+        if not arrays.owns(index) or "int" not in arrays.dtype(index):
+            return False
+        return arrays.resident(index) or arrays.is_traced(index)
 
     def scaled(self, part: LaidOutSignals, factor: Native) -> LaidOutSignals:
         """Return a part with its weights multiplied by the whole's number of entries over its own."""
@@ -297,14 +308,19 @@ def whole_numbers(index: Any, count: int) -> Array:
         EstimatorError: the index is out of range, selects nothing or is not one-dimensional.
     """
     try:
-        numbers = np.arange(count)[index if isinstance(index, slice) else host(index)]
+        numbers = numbers_at(count, index if isinstance(index, slice) else host(index))
     except (IndexError, ValueError) as error:  # ValueError for rows of several lengths
         raise EstimatorError(
             f"signals: expected positions in [0, {count}), got others ({error}); check the index"
         ) from error
-    if numbers.ndim != 1 or len(numbers) == 0:
-        raise EstimatorError(
-            f"signals: expected one axis of at least 1 position, got an index of shape "
-            f"{list(numbers.shape)}; pass the positions of a minibatch"
-        )
+    check_positions(numbers.shape)
     return numbers
+
+
+def check_positions(shape: tuple[int | None, ...]) -> None:
+    """Raise EstimatorError unless an index of this shape is of one axis, and selects something."""
+    if len(shape) != 1 or shape[0] == 0:
+        raise EstimatorError(
+            f"signals: expected one axis of at least 1 position, got an index of shape {[*shape]}; "
+            "pass the positions of a minibatch"
+        )

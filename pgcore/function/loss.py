@@ -26,8 +26,8 @@ class Loss:
     Attributes:
         loss: A number of the framework, sum_t w_t term_t; minimise it.
         terms: Of the layout's shape, the surrogate's term of each step; 0 at entries that are none.
-        derivatives: By quantity, of the quantity's shape and dtype, where the framework does not
-            differentiate (NumPy); else empty.
+        derivatives: By quantity, of the quantity's shape and of its dtype if that is a float's,
+            where the framework does not differentiate (NumPy); else empty.
         arguments: The surrogate's keywords by name, as it was given them.
         signals: Those of the loss.
         estimator: Whose loss.
@@ -81,7 +81,7 @@ def loss(estimator: Estimator, signals: LaidOutSignals, **quantities: Native) ->
 
     Raises:
         EstimatorError: a quantity is missing or unknown, or of another framework or device than the
-            signals; or the signals are another estimator's, or a policy's.
+            signals; or the signals lack one that the estimator reads, or are a policy's.
         ShapeError: a quantity is not laid out as the signals.
         NonFiniteError: outside of traced code, on the CPU: the loss is NaN or infinite; names
             quantity and step.
@@ -163,7 +163,7 @@ def derivatives_of(
     real: Array | None,
     quantities: Mapping[str, Array],
 ) -> dict[str, Array]:
-    """Return the derivatives of the loss by each quantity, of the shape and dtype as given.
+    """Return the derivatives of the loss by each quantity, see `Loss.derivatives`.
 
     Args:
         estimator: With a closed form.
@@ -182,7 +182,9 @@ def derivatives_of(
             slope = slope * (weights[:, None] if column else weights)
             if real is not None:
                 slope = np.where(real[:, None] if column else real, slope, 0.0)
-            result[name] = slope.reshape(given.shape).astype(given.dtype)
+            # Numbers that are no floats have a derivative that is.
+            kind = given.dtype if given.dtype.kind == "f" else slope.dtype
+            result[name] = slope.reshape(given.shape).astype(kind)
     return result
 
 

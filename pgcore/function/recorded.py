@@ -9,7 +9,8 @@ import numpy as np
 
 from pgcore.data.device_array import as_array
 from pgcore.data.episodes import Episodes
-from pgcore.errors import BatchError
+from pgcore.errors import BatchError, EstimatorError
+from pgcore.interfaces.estimator import Estimator
 from pgcore.validation.arrays import Array
 
 __all__ = ["Recorded"]
@@ -19,12 +20,17 @@ FIELDS = {"value": "values", "final_value": "final_values", "log_prob": "log_pro
 
 
 class Recorded:
-    """What a policy would say at the steps of some episodes; see `pgcore.interfaces.estimator.Evaluate`."""
+    """What a policy would say at the steps of some episodes; see `pgcore.interfaces.estimator.Evaluate`.
+
+    Attributes:
+        read: The names that were asked for.
+    """
 
     def __init__(self, batch: Episodes, given: Mapping[str, Array]) -> None:
         """Keep the episodes, and evaluations given beside them, [B, ...] or [E, ...] by name."""
         self.batch = batch
         self.given = given
+        self.read = set[str]()
 
     def __call__(self, *names: str) -> dict[str, Array]:
         """Return float64 arrays by name: those given, else those that the episodes hold.
@@ -32,6 +38,7 @@ class Recorded:
         Raises:
             BatchError: one is neither given nor recorded.
         """
+        self.read |= {*names}
         return {name: self._of(name) for name in names}
 
     @property
@@ -43,7 +50,29 @@ class Recorded:
             for name, value in self.given.items()
             if name.startswith(prefix)
         }
-        return Recorded(self.batch, {**self.given, **given}) if given else self
+        if not given:
+            return self
+        target = Recorded(self.batch, {**self.given, **given})
+        target.read = self.read
+        return target
+
+    def check_given(self, estimator: Estimator) -> None:
+        """Raise EstimatorError if the estimator did not ask for an evaluation that was given.
+
+        Those of final observations may be unread, as where all episodes terminated.
+        """
+        for name in self.given:
+            plain = name.removeprefix("target_")
+            if plain in self.read or plain.startswith("final_"):
+                continue
+            field = FIELDS.get(plain)
+            held = field and getattr(self.batch, field) is not None
+            instead = f"; `{field}` of the episodes stand for it" if held else ""
+            raise EstimatorError(
+                f"signals: expected evaluations that the constants of {estimator.name} are computed "
+                f"from ({', '.join(sorted(self.read)) or 'none'}), got {name} as well{instead}; leave "
+                "it out"
+            )
 
     def scores(self, step_weights: Any = None) -> NoReturn:
         """Refuse: scores are derivatives of a policy.
@@ -72,4 +101,9 @@ class Recorded:
                 f"signals: expected {name!r}, which the estimator's constants need, got episodes "
                 f"without it; {recorded}pass signals(estimator, episodes, {name}=...)"
             )
-        return as_array(found, np.float64)
+        found = as_array(found, np.float64)
+        terminated = self.batch.terminated
+        if name.startswith("final_") and terminated.any():
+            # The value of a terminal state is 0, whatever a network says of what it saw there.
+            found = np.where(terminated.reshape(-1, *[1] * (found.ndim - 1)), 0.0, found)
+        return found

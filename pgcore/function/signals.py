@@ -13,13 +13,16 @@ from pgcore.data.batch import Batch
 from pgcore.data.device_array import place_of
 from pgcore.data.episodes import Episodes, ensure_episodes
 from pgcore.data.native import arrays_of, host
-from pgcore.errors import BatchError, ShapeError
+from pgcore.errors import BatchError, EstimatorError, ShapeError
 from pgcore.function.laid_out import LaidOutSignals
 from pgcore.function.recorded import Recorded
 from pgcore.interfaces.estimator import Estimator, check_claims, ensure_estimator
+from pgcore.interfaces.policy import EVALUATIONS
+from pgcore.interfaces.quantities import QUANTITIES
 from pgcore.interfaces.reduction import Totals
 from pgcore.interfaces.signals import Signals
 from pgcore.validation.arrays import Array, is_host
+from pgcore.wording import shown
 from pgcore.xp.namespace import Native
 
 __all__ = ["laid_out_signals"]
@@ -42,6 +45,7 @@ def laid_out_signals(
     ensure_estimator("signals estimator", estimator)
     ensure_episodes("signals episodes", episodes)
     check_claims(estimator)
+    check_evaluations(episodes, given)
     if episodes.device is not None:
         with suppress(Exception), episodes.device.arrays.computing(episodes.device.dtype):
             return computed(estimator, episodes.on_device(), given, totals)
@@ -72,6 +76,7 @@ def computed(
     evaluate = Recorded(episodes, flat)
     # Signals read what episodes have; what only a batch has is an error that says so.
     found = Signals.of(estimator, cast("Batch", episodes), evaluate, np.dtype(dtype), width, totals)
+    evaluate.check_given(estimator)
     estimator.prepare()
     steps, shape = episodes.num_steps, (episodes.num_steps,) if layout is None else layout.shape
 
@@ -95,6 +100,23 @@ def computed(
     signals = LaidOutSignals(values, spread(found.weights), real, arrays, rows=by_row)
     signals.averaged = real is None and are_means(found.weights)
     return signals
+
+
+def check_evaluations(episodes: Episodes, given: Mapping[str, Any]) -> None:
+    """Raise EstimatorError for a name that no evaluation has, or an array of another framework."""
+    for name, value in given.items():
+        if name.removeprefix("target_") not in (*EVALUATIONS, *QUANTITIES):
+            raise EstimatorError(
+                f"signals: expected names among {', '.join((*QUANTITIES, *EVALUATIONS))}, with or "
+                f"without `target_`, got {shown(name)}; pass a policy's evaluations by their names"
+            )
+        like, mine = episodes.like, arrays_of(value)
+        theirs = None if like is None else arrays_of(like)
+        if mine and theirs and mine.differentiates and mine is not theirs:
+            raise EstimatorError(
+                f"signals {name}: expected an array of {theirs.name}, as the episodes' are, got one of "
+                f"{mine.name}; convert one of them"
+            )
 
 
 def are_means(weights: Any) -> bool:

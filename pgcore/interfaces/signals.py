@@ -12,7 +12,7 @@ import numpy as np
 
 from pgcore.data.batch import Batch, Index
 from pgcore.data.device_array import Device, as_array
-from pgcore.data.episodes import ensure_episodes
+from pgcore.data.episodes import Episodes, ensure_episodes
 from pgcore.errors import BatchError, EstimatorError, NonFiniteError, ShapeError
 from pgcore.interfaces.estimator import KLS, QUANTITIES, Estimator, Evaluate
 from pgcore.interfaces.extras import check_extras
@@ -28,6 +28,7 @@ from pgcore.validation.arrays import (
     row_not_finite,
     rows_at,
 )
+from pgcore.validation.batch_fields import LOSS_MASK
 from pgcore.validation.fields import instance_check
 
 __all__ = [
@@ -105,7 +106,8 @@ class Signals:
         """Return the signals of some steps, with their weights in the whole loss.
 
         The gradients of the parts of any partition add up to the batch's, see `Gradient.plus`: for
-        micro-batches and data-parallel ranks. For minibatches that are steps of their own, see `steps`.
+        micro-batches and data-parallel ranks. They do not under `normalise="minibatch"`, which
+        normalises each. For minibatches that are steps of their own, see `steps`.
 
         Raises:
             EstimatorError: see `steps`.
@@ -216,6 +218,7 @@ class Signals:
                 "Signals.part, or choose a mask that divides as the loss does"
             )
         check_extras(estimator.used_extras, batch, width)
+        check_loss_mask(estimator, batch)
         # An overflow is reported below, by name and step.
         with np.errstate(all="ignore"):
             computed = run_signals(estimator, batch, evaluate)
@@ -373,6 +376,18 @@ def run_signals(estimator: Estimator, batch: Batch, evaluate: Evaluate) -> dict[
             f"{estimator.name}.signals: expected extras that it declares, got {name!r}, which the "
             f"batch lacks; if it is one, declare extras = {{{name!r}: pgcore.Extra('[B] float', ...)}}"
         ) from error
+
+
+def check_loss_mask(estimator: Estimator, batch: Episodes) -> None:
+    """Raise EstimatorError if a batch leaves steps out of the loss, and an estimator would count them."""
+    mask = batch.loss_mask
+    if mask is None or LOSS_MASK in estimator.used_extras or mask.all():
+        return
+    raise EstimatorError(
+        f"{estimator.name}: expected an estimator that reads the batch's extra {LOSS_MASK!r}, got one "
+        f"that counts step {first_row(~mask)}, which it leaves out; compose one with the mask 'loss', or "
+        "leave such steps out of the batch, as from_padded does by its `mask`"
+    )
 
 
 def check_names(estimator: Estimator, signals: Collection[str]) -> None:

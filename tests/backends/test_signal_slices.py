@@ -132,3 +132,21 @@ def test_a_graph_of_any_number_of_steps(autograph):
         given = [x for x in tensors if x is not None]
         (value,) = tf.nest.flatten(graph(*given, index, column, column))
         np.testing.assert_allclose(value, expected, rtol=16 * 2.0**-24)
+
+
+@pytest.mark.parametrize("array", ARRAYS)
+@pytest.mark.parametrize("index", [[100], [-16], [], [[1, 2], [3, 4]]])
+def test_an_index_of_the_framework_that_does_not_fit_is_refused(array, index):
+    numbers = array(np.array(index, "int32"))
+    signals = rollout_of(array)
+    for method in (signals.steps, signals.part):
+        with pytest.raises(EstimatorError, match=r"expected (positions|one axis)"):
+            method(numbers)
+
+
+@pytest.mark.parametrize("array", ARRAYS)
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int64"])
+def test_integers_of_any_width_are_positions(array, dtype):
+    signals, places = rollout_of(array), [3, 1, 0, 2]
+    found = host(signals.part(array(np.array(places, dtype)))["advantage"])
+    np.testing.assert_array_equal(found, host(signals["advantage"]).reshape(-1)[places])

@@ -26,6 +26,7 @@ from pgcore.interfaces.policy import Policy
 from pgcore.interfaces.quantities import TWIN_VALUES
 from pgcore.interfaces.score_estimator import ScoreEstimator
 from pgcore.validation.arrays import Array
+from pgcore.validation.batch_fields import LOSS_MASK
 from pgcore.xp.numpy import host
 from pgcore_check.extras import example_extras
 from pgcore_check.proofs import variants
@@ -179,7 +180,8 @@ def make_case(
         padding: Steps of weight 0 to add.
         scale: The factor on well-scaled parameters, its cube that on rewards. A large one saturates
             distributions, and makes standard deviations tiny and huge.
-        extras: Those that the batch has, beside `reference`; None takes those of every estimator.
+        extras: Those that the batch has, beside `reference`; None takes those of every estimator,
+            `loss_mask` aside.
     """
     rng = np.random.default_rng(seed)
     current = policy(spec, backend=backend, seed=seed, dtype=dtype)
@@ -219,10 +221,14 @@ def make_case(
 
 
 def all_extras() -> dict[str, Extra]:
-    """Return the extras that the kit's variants of estimators read, by name."""
+    """Return the extras that the kit's variants of estimators read, by name.
+
+    All but the loss mask: estimators that do not read it refuse it.
+    """
     extras: dict[str, Extra] = {}
     for estimator in variants("estimators").values():
         extras |= estimator.used_extras
+    extras.pop(LOSS_MASK, None)
     return extras
 
 

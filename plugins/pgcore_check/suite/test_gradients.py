@@ -118,7 +118,8 @@ def test_padding_changes_nothing(backend, name):
     spec = pg.PolicySpec(NETWORKS["linear"], HEADS["categorical"], "separate", values)
     spec = twinned(spec, ESTIMATORS[name])
     # Backends that compile pad 40 steps to 48 themselves, and so compile once for both batches.
-    policy, batch = make_case(spec, backend, "float64", seed=5, steps=40)
+    extras = ESTIMATORS[name].used_extras
+    policy, batch = make_case(spec, backend, "float64", seed=5, steps=40, extras=extras)
     padded = batch.pad(48)
     plain, with_padding = (
         pg.gradient(policy, ESTIMATORS[name], steps) for steps in (batch, padded)

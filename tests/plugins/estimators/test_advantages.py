@@ -91,9 +91,10 @@ def test_one_group_of_three_leaves_one_out():
 
 
 def test_a_masked_answer_counts_in_the_baseline_or_not():
-    batch = of_answers([1.0, 0.0, 0.0], [0, 0, 0]).with_extras(loss_mask=[True, True, False])
+    batch = of_answers([1.0, 0.0, 0.0], [0, 0, 0])
     counted = advantages(batch, "group_relative")
     np.testing.assert_allclose(counted, [1.1547, -0.5774, -0.5774], atol=5e-5)
+    batch = batch.with_extras(loss_mask=[True, True, False])
     uncounted = advantages(batch, "group_relative", count_masked=False)
     np.testing.assert_allclose(uncounted, [0.7071, -0.7071, 0.0], atol=5e-5)
     assert unmasked_episodes(batch).tolist() == [True, True, False]
@@ -169,7 +170,7 @@ def test_group_advantages_are_their_loops(name, scale, count_masked, leave_one_o
     mask = np.repeat([True, True, True, True, False, True, True], [2, 1, 3, 1, 4, 2, 1])
     lengths, groups = np.array([2, 1, 3, 1, 4, 2, 1]), np.array([5, 2, 5, 2, 5, 5, 9])
     r_t = np.abs(RNG.standard_normal(14))
-    batch = batch_of(r_t, lengths, groups, {"loss_mask": mask})
+    batch = batch_of(r_t, lengths, groups, {} if count_masked else {"loss_mask": mask})
     options = {"scale": scale, "count_masked": count_masked, "ddof": ddof, "eps": 0.1}
     if name != "best_alone":
         options |= {"leave_one_out": leave_one_out, "mean": mean}
@@ -323,7 +324,8 @@ def test_the_optimal_token_baseline_is_its_loop(corrected, count_masked, lone):
     log_probs = np.log(RNG.uniform(0.2, 0.9, 13))
     squares = np.exp(2 * log_probs) + 0.5 * (1 - np.exp(log_probs)) ** 2
     extras = {"squared_probs": squares, "correction_weights": RNG.uniform(0.5, 2.0, 13)}
-    extras["loss_mask"] = np.repeat([True, True, True, False, True, True], LENGTHS)
+    if not count_masked:
+        extras["loss_mask"] = np.repeat([True, True, True, False, True, True], LENGTHS)
     batch = batch_of(REWARDS, LENGTHS, GROUPS, extras, log_probs=log_probs)
     options = {"corrected": corrected, "count_masked": count_masked, "lone": lone, "gamma": 0.9}
     actual = advantages(batch, "optimal_token_baseline", **options)
@@ -617,8 +619,12 @@ UNSCALED = ("group_returns", "optimal_token_baseline")
 def test_any_episodes_have_finite_advantages_or_an_error(episodes, options, name, padded):
     lengths, groups, masks, rewards = (list(column) for column in zip(*episodes, strict=True))
     steps = np.repeat(rewards, lengths)
-    extras = {"loss_mask": np.repeat(masks, lengths), "squared_probs": np.full(len(steps), 0.5)}
-    extras["rewards"] = np.stack([steps, -steps], axis=1)
+    extras = {
+        "squared_probs": np.full(len(steps), 0.5),
+        "rewards": np.stack([steps, -steps], axis=1),
+    }
+    if not options["count_masked"]:
+        extras["loss_mask"] = np.repeat(masks, lengths)
     log_probs = np.full(len(steps), math.log(0.5))
     if name in UNSCALED:
         options = {key: options[key] for key in ("lone", "count_masked")}
