@@ -5,6 +5,7 @@ from pgcore.errors import BatchError, ShapeError
 from pgcore.validation.arrays import (
     check_finite,
     check_length,
+    numbers_at,
     owned_booleans,
     owned_numbers,
     rows_at,
@@ -173,3 +174,25 @@ def test_rows_are_those_of_numpys_index(array, index):
     np.testing.assert_array_equal(found, expected)
     if not isinstance(index, slice):
         assert not np.shares_memory(found, array)
+
+
+@pytest.mark.parametrize(
+    ("index", "expected"),
+    [
+        (slice(1, None, 2), [1, 3]),
+        ([3, -4], [3, 0]),
+        (np.array([True, False, True, False]), [0, 2]),
+        (np.array([2, 2], np.uint8), [2, 2]),
+    ],
+)
+def test_numbers_at_an_index_are_those_of_the_rows(index, expected):
+    assert numbers_at(4, index).tolist() == expected
+    with pytest.raises(IndexError):
+        numbers_at(4, [4])
+
+
+def test_numbers_at_an_index_are_not_written_through():
+    with pytest.raises(ValueError, match="read-only"):
+        numbers_at(4, slice(2))[0] = 7
+    numbers_at(4, [0, 1])[0] = 7
+    assert numbers_at(4, slice(2)).tolist() == [0, 1]
