@@ -80,7 +80,7 @@ def gathered(whole: Inputs, gather: Gather) -> Inputs:
     def real(weights: jax.Array, steps: Any) -> jax.Array:
         return jnp.arange(len(weights)) < steps
 
-    if gather.signal_rows == ():
+    if isinstance(gather.signal_rows, tuple):
         gather = gather._replace(signal_rows=gather.rows)
     rows = whole.weights if gather.signal_rows is None else gather.signal_rows
     standards: dict[str, tuple[Any, ...]] = {}

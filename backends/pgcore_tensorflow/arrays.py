@@ -67,7 +67,15 @@ class TensorflowArrays(Arrays):
 
     def rows(self, x: Tensor, index: Any) -> Tensor:
         """See `Arrays.rows`."""
-        return tf.gather(x, index)
+        # Compiled code would take the first row for any number below 0, and the last for any too large.
+        index = tf.convert_to_tensor(index)
+        count = tf.shape(x, out_type=index.dtype)[0]
+        index = tf.where(index < 0, index + count, index)
+        found = tf.gather(x, tf.clip_by_value(index, 0, count - 1))
+        if not x.dtype.is_floating:
+            return found
+        within = tf.reshape((index >= 0) & (index < count), (-1, *[1] * (len(x.shape) - 1)))
+        return tf.where(within, found, tf.constant(math.nan, x.dtype))
 
     def centre(self, x: Tensor, real: Tensor | None) -> Tensor:
         """See `Arrays.centre`."""

@@ -220,8 +220,8 @@ class Constructed:
 
         Raises:
             ShapeError: an array has not one row for each transition.
-            BatchError: a transition that does not terminate, and nothing to bootstrap from. Or see
-                `Episodes`.
+            BatchError: `values`, and nothing to bootstrap from after a transition that does not
+                terminate. Or see `Episodes`.
 
         Example:
             >>> episodes = pg.Episodes.from_replay(

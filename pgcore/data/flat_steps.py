@@ -145,9 +145,11 @@ def transitions(columns: Columns) -> Flat:
     fields |= {final: flat(x) for final, x in finals.items() if x in columns.names}
     if not any(final in fields for final in finals):
         kinds = ("observations", "values") if "observations" in columns.names else ("values",)
-        rule = f"{' or '.join(f'next_{kind}' for kind in kinds)} after transitions that do not end"
-        where, advice = columns.where, "pass what followed"
-        check_rows(where, rule, terminated, "none", advice)
+        # Without either, what follows can only be an evaluation, given to `pgcore.signals`.
+        if not columns.names.isdisjoint(kinds):
+            follows = " or ".join(f"next_{kind}" for kind in kinds)
+            rule = f"{follows} after transitions that do not end"
+            check_rows(columns.where, rule, terminated, "none", "pass what followed")
         if "values" in fields:
             fields["final_values"] = np.zeros(shape)
     return Flat(fields, None, columns.like)

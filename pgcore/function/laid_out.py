@@ -247,6 +247,11 @@ class LaidOutSignals:
     def _taken(self, index: Any, *, by_row: bool) -> LaidOutSignals:
         """Return the signals of some rows, or of some entries as flat steps."""
         arrays, axes = self.arrays, len(self.shape)
+        if arrays.owns(index) and arrays.dtype(index) == "bool" and arrays.is_traced(index):
+            raise EstimatorError(
+                "signals: expected integers in traced code, where a mask's number of positions is "
+                "unknown, got a mask; take the part outside, or pass positions"
+            )
         if self._is_unread(index):
             check_positions(tuple(index.shape))
             if arrays.dtype(index) not in ("int32", "int64"):

@@ -15,10 +15,10 @@ from pgcore.data.episodes import Episodes, ensure_episodes
 from pgcore.data.native import arrays_of, host
 from pgcore.errors import BatchError, EstimatorError, ShapeError
 from pgcore.function.laid_out import LaidOutSignals
-from pgcore.function.recorded import Recorded
+from pgcore.function.recorded import FINAL, TARGET, Recorded
 from pgcore.interfaces.estimator import Estimator, check_claims, ensure_estimator
 from pgcore.interfaces.policy import EVALUATIONS
-from pgcore.interfaces.quantities import QUANTITIES
+from pgcore.interfaces.quantities import PER_ACTION, QUANTITIES
 from pgcore.interfaces.reduction import Totals
 from pgcore.interfaces.signals import Signals
 from pgcore.validation.arrays import Array, is_host
@@ -71,7 +71,7 @@ def computed(
     dtype = "float64" if arrays.dtype(like) == "float64" else "float32"
     if device is not None:
         like, dtype = device.like, device.dtype
-    reference = episodes.extras.get("reference")
+    reference = flat.get("distribution", episodes.extras.get("reference"))
     width = 0 if reference is None else reference.shape[-1]
     evaluate = Recorded(episodes, flat)
     # Signals read what episodes have; what only a batch has is an error that says so.
@@ -105,10 +105,10 @@ def computed(
 def check_evaluations(episodes: Episodes, given: Mapping[str, Any]) -> None:
     """Raise EstimatorError for a name that no evaluation has, or an array of another framework."""
     for name, value in given.items():
-        if name.removeprefix("target_") not in (*EVALUATIONS, *QUANTITIES):
+        if name.removeprefix(TARGET) not in (*EVALUATIONS, *QUANTITIES):
             raise EstimatorError(
                 f"signals: expected names among {', '.join((*QUANTITIES, *EVALUATIONS))}, with or "
-                f"without `target_`, got {shown(name)}; pass a policy's evaluations by their names"
+                f"without `{TARGET}`, got {shown(name)}; pass a policy's evaluations by their names"
             )
         like, mine = episodes.like, arrays_of(value)
         theirs = None if like is None else arrays_of(like)
@@ -134,15 +134,16 @@ def evaluation(episodes: Episodes, name: str, value: Any) -> Array:
     """
     layout, device = episodes.layout, place_of(episodes.rewards)
     array: Any = host(value) if device is None else device.holding(value)
-    if name.removeprefix("target_").startswith("final_"):
-        expected = (episodes.num_episodes,)
-    else:
-        expected = (episodes.num_steps,) if layout is None else layout.shape
-        if layout is not None and array.shape[: len(expected)] == expected:
-            return layout.flat(array)
-    if array.shape[: len(expected)] != expected:
+    plain = name.removeprefix(TARGET)
+    final = plain.startswith(FINAL)
+    expected = (episodes.num_steps,) if layout is None else layout.shape
+    expected = (episodes.num_episodes,) if final else expected
+    columns = int(plain.removeprefix(FINAL) in (*PER_ACTION, "distribution"))
+    if array.ndim != len(expected) + columns or array.shape[: len(expected)] != expected:
+        shape = [*map(str, expected), *["A"] * columns]
         raise ShapeError(
-            f"signals {name}: expected shape {[*expected, '...']}, as the episodes are laid out, got "
-            f"{list(array.shape)}; pass one row for each step, or for each episode of `final_...`"
+            f"signals {name}: expected shape [{', '.join(shape)}], "
+            f"{'one row for each episode' if final else 'as the episodes are laid out'}, got "
+            f"{list(array.shape)}; pass one entry for each of theirs"
         )
-    return array
+    return array if final or layout is None else layout.flat(array)

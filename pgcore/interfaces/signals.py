@@ -218,7 +218,8 @@ class Signals:
                 "Signals.part, or choose a mask that divides as the loss does"
             )
         check_extras(estimator.used_extras, batch, width)
-        check_loss_mask(estimator, batch)
+        counted = estimator.counted(batch)
+        check_loss_mask(estimator, batch, counted)
         # An overflow is reported below, by name and step.
         with np.errstate(all="ignore"):
             computed = run_signals(estimator, batch, evaluate)
@@ -241,7 +242,6 @@ class Signals:
                 check_reference(where, array, width)
             else:
                 check_all_finite(where, cast)
-        counted = estimator.counted(batch)
         weights = reduced(estimator.reduction, batch, counted, totals).astype(dtype)
         padded = batch.step_weights is not None or counted is not None
         real = None
@@ -378,16 +378,31 @@ def run_signals(estimator: Estimator, batch: Batch, evaluate: Evaluate) -> dict[
         ) from error
 
 
-def check_loss_mask(estimator: Estimator, batch: Episodes) -> None:
-    """Raise EstimatorError if a batch leaves steps out of the loss, and an estimator would count them."""
+def check_loss_mask(estimator: Estimator, batch: Episodes, counted: Array | None) -> None:
+    """Raise EstimatorError if a batch leaves a step out of the loss that an estimator counts.
+
+    An estimator that reads the mask, and counts all steps, may find episodes in it that are left out
+    as a whole.
+
+    Args:
+        estimator: Whose loss.
+        batch: The episodes.
+        counted: [B] bool, the steps that count; None for all.
+    """
     mask = batch.loss_mask
-    if mask is None or LOSS_MASK in estimator.used_extras or mask.all():
+    if mask is None or mask.all():
         return
-    raise EstimatorError(
-        f"{estimator.name}: expected an estimator that reads the batch's extra {LOSS_MASK!r}, got one "
-        f"that counts step {first_row(~mask)}, which it leaves out; compose one with the mask 'loss', or "
-        "leave such steps out of the batch, as from_padded does by its `mask`"
-    )
+    wrong = ~mask if counted is None else np.asarray(counted) & ~mask
+    if batch.step_weights is not None:
+        wrong = wrong & (batch.step_weights > 0)
+    if LOSS_MASK in estimator.used_extras:
+        wrong = wrong & np.logical_or.reduceat(mask, batch.episode_starts)[batch.episode_of_step]
+    if wrong.any():
+        raise EstimatorError(
+            f"{estimator.name}: expected a loss that leaves out step {first_row(wrong)}, where the "
+            f"batch's extra {LOSS_MASK!r} is False, got one that counts it; compose one with the mask "
+            "'loss', or leave such steps out of the batch, as from_padded does by its `mask`"
+        )
 
 
 def check_names(estimator: Estimator, signals: Collection[str]) -> None:

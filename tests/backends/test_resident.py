@@ -206,6 +206,20 @@ def test_minibatches_of_episodes_are_the_same_to_the_bit(make_any_policy, name):
         assert_same_inputs(policies, estimator, batch.episodes(index).episodes(inner), of_part)
 
 
+@pytest.mark.parametrize("normalise", ["minibatch", "batch"])
+def test_signals_of_some_episodes_have_other_rows_than_the_batch(make_any_policy, normalise):
+    policies = [make_any_policy(), make_any_policy(is_resident=False)]
+    batch, estimator = make_batch(), pg.estimator("ppo", normalise=normalise)
+    # The whole batch is on the device before some of its episodes are kept.
+    signals_of(policies, estimator, batch)
+    assert_same_inputs(policies, estimator, batch, signals_of(policies, estimator, batch))
+    kept = batch.episodes([7, 2, 4])
+    both = signals_of(policies, estimator, kept)
+    for index in (np.array([4, 0, 1]), slice(1, 3), slice(None)):
+        parts = [signals.steps(index) for signals in both]
+        assert_same_inputs(policies, estimator, kept.steps(index), parts)
+
+
 def test_an_own_finalise_is_followed(make_any_policy):
     policies = [make_any_policy(), make_any_policy(is_resident=False)]
     batch, estimator = make_batch(), Doubled()

@@ -150,3 +150,31 @@ def test_integers_of_any_width_are_positions(array, dtype):
     signals, places = rollout_of(array), [3, 1, 0, 2]
     found = host(signals.part(array(np.array(places, dtype)))["advantage"])
     np.testing.assert_array_equal(found, host(signals["advantage"]).reshape(-1)[places])
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_index_in_a_tensorflow_graph_counts_from_the_end(compiled):
+    """Compiled code would take row 0 for -1, and the last row for any beyond it."""
+    tf = pytest.importorskip("tensorflow")
+    signals = rollout_of(tensorflow_array)
+
+    @tf.function(jit_compile=compiled)
+    def advantage(signals, index):
+        return signals.part(index)["advantage"]
+
+    whole = host(signals["advantage"]).reshape(-1)
+    found = advantage(signals, tf.constant([0, -1, -15, 14])).numpy()
+    np.testing.assert_array_equal(found, whole[[0, 14, 0, 14]])
+    beyond = advantage(signals, tf.constant([15, -16, 3, 100])).numpy()
+    assert np.isnan(beyond).tolist() == [True, True, False, True]
+
+
+def test_a_mask_in_traced_code_is_refused():
+    jax = pytest.importorskip("jax")
+    signals = rollout_of(jax_array)
+
+    def part(mask):
+        return signals.part(mask)["advantage"]
+
+    with pytest.raises(EstimatorError, match="expected integers in traced code"):
+        jax.jit(part)(jax_array(MASK))

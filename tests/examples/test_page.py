@@ -16,7 +16,7 @@ def test_python_of_the_page_runs(capsys):
     pytest.importorskip("jax")
     torch.manual_seed(0)
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, "loops.md", "exec"), names)

@@ -212,7 +212,7 @@ def test_a_replay_is_the_steps_of_its_episodes():
         ),
         ({"terminated": [1, 0]}, ShapeError, r" terminated: expected shape \[3\], got \[2\]"),
         (
-            {"next_values": None},
+            {"next_values": None, "values": [1, 2, 3]},
             BatchError,
             r": expected next_values after transitions that do not end, got none at step 0; pass",
         ),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.errors import BatchError, EstimatorError
+from pgcore.errors import BatchError, EstimatorError, ShapeError
 
 GAMMA = 0.9
 VTRACE = pg.estimator("vtrace", gamma=GAMMA)
@@ -59,10 +59,92 @@ def test_no_value_follows_a_terminal_state(array):
 
 
 def test_a_terminal_states_value_may_be_nan():
-    given = {"value": np.zeros(3), "final_value": np.array([np.nan, 5.0])}
+    given: dict[str, Any] = {"value": np.zeros(3), "final_value": np.array([np.nan, 5.0])}
     signals = pg.signals(PPO, episodes(log_probs=LOG_PROBS), **given)
     expected = [1.0 + GAMMA * 2.0, 2.0, 3.0 + GAMMA * 5.0]
     np.testing.assert_allclose(signals["advantage"], expected)
+
+
+def test_a_target_without_all_of_its_evaluations_is_refused():
+    learning = pg.estimator("q_learning", gamma=GAMMA)
+    given: dict[str, Any] = {
+        "action_values": np.zeros((3, 2)),
+        "final_action_values": np.zeros((2, 2)),
+    }
+    both = {f"target_{name}": value + 1 for name, value in given.items()}
+    target = pg.signals(learning, episodes(), **both)["target"]
+    np.testing.assert_allclose(target, [1.0 + GAMMA, 2.0, 3.0 + GAMMA])
+    both.pop("target_final_action_values")
+    with pytest.raises(BatchError, match="'target_final_action_values'"):
+        pg.signals(learning, episodes(), **both, **given)
+    recorded = episodes(values=np.zeros(3), final_values=np.zeros(2), log_probs=-np.ones(3))
+    with pytest.raises(EstimatorError, match="got target_log_prob as well"):
+        pg.signals(VTRACE, recorded, target_log_prob=LOG_PROBS)
+
+
+@pytest.mark.parametrize("name", ["q_learning", "soft_actor", "expected"])
+def test_the_evaluations_that_errors_ask_for_are_enough(name):
+    """All of them may be passed for any episodes, though those of one step read fewer."""
+    estimator = pg.estimator(name)
+    ends: list[dict[str, Any]] = [
+        {"episode_lengths": [2, 1], "terminated": [True, False]},
+        {"episode_lengths": [1, 1, 1], "terminated": [True, True, True]},
+        {"episode_lengths": [1, 1, 1], "terminated": [True, True, False]},
+    ]
+    cases = [pg.Episodes(rewards=[1.0, 2.0, 3.0], **fields) for fields in ends]
+
+    def values_of(names, held) -> dict[str, Any]:
+        rows = {name: held.num_episodes if name.startswith("final_") else 3 for name in names}
+        return {name: np.log(np.full((count, 2), 0.5)) for name, count in rows.items()}
+
+    asked: set[str] = set()
+    for held in cases:
+        names: set[str] = set()
+        while True:
+            try:
+                pg.signals(estimator, held, **values_of(names, held))
+                break
+            except BatchError as error:
+                missing = str(error).split("'")[1]
+                assert missing not in names
+                names.add(missing)
+        asked |= names
+    for held in cases:
+        pg.signals(estimator, held, **values_of(asked, held))
+
+
+def test_a_distribution_may_be_given():
+    exact = pg.estimator("ppo", objective="kl", normalise="none")
+    recorded = episodes(values=np.zeros(3), final_values=np.zeros(2), log_probs=-np.ones(3))
+    old = np.log(np.full((3, 2), 0.5))
+    signals = pg.signals(exact, recorded, distribution=old)
+    np.testing.assert_array_equal(signals["reference"], old)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"value": np.zeros((3, 1))}, r"value: expected shape \[3\], as .* got \[3, 1\]"),
+        ({"value": np.zeros(2)}, r"value: expected shape \[3\], as .* got \[2\]"),
+        (
+            {"final_value": np.zeros((2, 1))},
+            r"final_value: expected shape \[2\], one row .* \[2, 1\]",
+        ),
+        ({"final_action_values": np.zeros(2)}, r"expected shape \[2, A\], one row .* got \[2\]"),
+        ({"action_values": np.zeros(3)}, r"expected shape \[3, A\], as the .* got \[3\]"),
+    ],
+)
+def test_evaluations_of_another_shape_are_refused(given, words):
+    with pytest.raises(ShapeError, match=words):
+        pg.signals(PPO, episodes(log_probs=LOG_PROBS), **given)
+
+
+def test_transitions_need_no_values_where_evaluations_follow():
+    replay = pg.Episodes.from_replay(rewards=[1.0, 2.0], terminated=[False, True])
+    learning = pg.estimator("q_learning", gamma=GAMMA)
+    following = np.array([[3.0, 5.0], [7.0, 9.0]])
+    signals = pg.signals(learning, replay, target_final_action_values=following)
+    np.testing.assert_allclose(signals["target"], [1.0 + GAMMA * 5.0, 2.0])
 
 
 def test_an_unknown_evaluation_is_refused():
@@ -109,8 +191,17 @@ def test_a_loss_mask_that_would_not_be_read_is_refused():
     fields |= {"group": [0, 0], "log_probs": np.full((2, 2), -1.0)}
     masked = pg.Episodes.from_padded(**fields, loss_mask=[[True, False], [True, True]])
     grpo = pg.estimator("grpo")
-    with pytest.raises(EstimatorError, match=r"grpo: .* 'loss_mask', got one that counts step 1"):
+    with pytest.raises(
+        EstimatorError,
+        match=r"grpo: .* leaves out step 1, .* 'loss_mask' is False, got one that counts",
+    ):
         pg.signals(grpo, masked)
+    # Its baseline reads the mask for whole answers, and its loss counts every step.
+    reader = pg.estimator("grpo", count_masked=False)
+    with pytest.raises(EstimatorError, match=r"grpo: .* leaves out step 1"):
+        pg.signals(reader, masked)
+    none = pg.Episodes.from_padded(**fields, loss_mask=[[False, False], [True, True]])
+    assert not pg.signals(reader, none)["advantage"][0].any()
     # All steps count either way.
     pg.signals(grpo, pg.Episodes.from_padded(**fields, loss_mask=np.ones((2, 2), bool)))
     composed = pg.estimator(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 import pgcore as pg
 from pgcore.errors import BatchError, EstimatorError, NonFiniteError, PgcoreError, ShapeError
+from pgcore.parts import StepMask
 from pgcore.registry.registry import registry
 from pgcore.returns import (
     best_over_second,
@@ -61,10 +63,24 @@ def of_answers(rewards, groups, lengths=None):
     return batch_of(r_t, lengths, groups)
 
 
+@dataclass(frozen=True)
+class Late(StepMask):
+    """Leaves the steps of a loss mask out of the loss, once advantages are computed."""
+
+    name = "late"
+
+    def keeps(self, batch):
+        """See `StepMask.keeps`."""
+        return batch.extras["loss_mask"]
+
+
 def advantages(batch, name, **options):
-    """Return [B] advantages of a part under options."""
+    """Return [B] advantages of a part under options; steps of a loss mask are left out late."""
     part = {"name": name, **options}
-    estimator = pg.estimator("policy_gradient", advantage=part, objective="score", critic=None)
+    mask = Late() if "loss_mask" in batch.extras else None
+    estimator = pg.estimator(
+        "policy_gradient", advantage=part, objective="score", critic=None, mask=mask
+    )
     return pg.signals(POLICY, estimator, batch)["advantage"]
 
 

@@ -196,12 +196,10 @@ def test_a_part_for_the_rollout_policy_needs_its_log_probabilities(fields):
 
 
 def test_an_old_log_probability_that_is_no_number_is_no_weight():
-    extras = {"rollout_log_probs": [-1.0, -1.0], "loss_mask": [1, 0], "group": [0, 0]}
-    batch = steps([1.0, -1.0], [1, 1], extras, log_probs=[-1.0, np.nan])
-    # It reads the mask for its baseline alone.
-    advantage = {"name": "group_relative", "count_masked": False}
+    batch = steps([1.0, -1.0], [1, 1], {"rollout_log_probs": [-1.0, -1.0]}, log_probs=None)
+    estimator = composed(**RETURNS, objective="score", correction="masked")
     with pytest.raises(NonFiniteError, match=r"signals\['gain_weight'\].* at step 1"):
-        signals_of(batch, advantage=advantage, critic=None, objective="score", correction="masked")
+        pg.signals(estimator, batch, log_prob=[-1.0, np.nan])
 
 
 def test_bounds_in_the_wrong_order_are_refused():
@@ -417,7 +415,9 @@ def test_only_masked_steps_may_hold_anything():
         steps([1.0, np.nan], [2], {"loss_mask": [1, 0]})
     # An estimator that does not mask would read what stands there.
     batch = steps([1.0, 0.0], [2], {"loss_mask": [1, 0]}, log_probs=[-1.0, np.nan])
-    with pytest.raises(EstimatorError, match=r"reads the batch's extra 'loss_mask', .* step 1"):
+    with pytest.raises(
+        EstimatorError, match=r"leaves out step 1, where the batch's extra 'loss_mask'"
+    ):
         signals_of(batch, **RETURNS)
 
 
