@@ -33,6 +33,7 @@ from pgcore.interfaces.signals import Signals
 from pgcore.interfaces.surrogate import Surrogate
 from pgcore.registry.registry import default_backend_name, registry
 from pgcore.registry.unpackaged import REGISTERED
+from pgcore.validation.arrays import put_off
 from pgcore.validation.fields import count_from_zero, flag, instance_of
 from pgcore.wording import shown
 from pgcore.xp.namespace import Native
@@ -232,8 +233,10 @@ def _of_policy(
     device, computed = batch.device, None
     if device is not None and policy.beside(batch):
         wide = "float64" if "float64" in (device.dtype, dtype.name) else "float32"
-        with suppress(Exception), device.arrays.computing(wide):
+        with put_off() as checks, suppress(Exception), device.arrays.computing(wide):
             computed = of(batch.on_device(wide)).settled(dtype)
+        if computed is not None:
+            policy.put_off(checks)
     # Code that takes no arrays but NumPy's gets those, and an error has its step from them.
     if computed is None:
         computed = of(batch)

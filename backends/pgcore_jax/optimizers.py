@@ -53,7 +53,7 @@ class JaxOptimizer(BoundOptimizer):
                 policy.native, vector, self._slots, numbers
             )
         if policy.resident:
-            policy.unread.add_step(policy, finite)
+            policy.unread.add_step(self, policy, finite)
         elif not policy.number(finite):
             parameters = {name: np.asarray(moved[name]) for name in policy.names}
             check_step(parameters, {slot: self._named(new) for slot, new in slots.items()})

@@ -63,7 +63,7 @@ class TensorflowOptimizer(BoundOptimizer):
             tensors = [leaves[name] for name in self.policy.names]
             finite = self._update(*tensors, *numbers)
             if self.policy.resident:
-                self.policy.unread.add_step(self.policy, finite)
+                self.policy.unread.add_step(self, self.policy, finite)
             elif not self.policy.number(finite):
                 # Computed again, the results tell the parameter.
                 _, moved, slots = self._results(*tensors, *numbers)

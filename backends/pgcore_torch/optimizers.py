@@ -45,7 +45,7 @@ class TorchOptimizer(BoundOptimizer):
             moved = torch.where(finite, moved, parameters)
             for slot, vector in slots.items():
                 slots[slot] = torch.where(finite, vector, self._slots[slot])
-            self.policy.unread.add_step(self.policy, finite)
+            self.policy.unread.add_step(self, self.policy, finite)
         elif not finite:
             check_step(self._named(moved), {slot: self._named(new) for slot, new in slots.items()})
         self._slots = slots

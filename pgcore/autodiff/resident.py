@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any, ClassVar, cast
 from weakref import ReferenceType
@@ -32,7 +32,7 @@ from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.policy import Policy
 from pgcore.interfaces.signals import Signals, SignalsPart
 from pgcore.interfaces.surrogate import SummedSurrogate, Surrogate
-from pgcore.validation.arrays import Array
+from pgcore.validation.arrays import Array, PutOff
 from pgcore.xp.namespace import Native
 
 __all__ = ["ResidentPolicy"]
@@ -68,6 +68,14 @@ class ResidentPolicy(AutodiffParameters, Policy):
     @abstractmethod
     def try_out(self, batch: Batch) -> None:
         """Try an adopted network on a batch's observations, unless it was tried enough."""
+
+    def put_off(self, checks: Iterable[PutOff]) -> None:
+        """See `Policy.put_off`."""
+        for check in checks:
+            if self.is_here(check.valid.place):
+                self.unread.add_check(self, check)
+            else:
+                check.run()
 
     def actions_there(self, actions: Any) -> Native:
         """See `Policy.actions_there`."""
@@ -156,11 +164,7 @@ class ResidentPolicy(AutodiffParameters, Policy):
     def resident_arrays(self, whole: Batch) -> tuple[Native, Native, Native]:
         """Return a whole batch's observations, actions and mask on the device, padded."""
         extra = self.padding(whole.num_steps)
-        for check in whole.checks:
-            if self.is_here(check.valid.place):
-                self.unread.add_check(self, check)
-            else:
-                check.run()
+        self.put_off(whole.checks)
 
         def moved(name: str, convert: Callable[[Array], Any]) -> Native:
             held: Any = whole.held(name)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pgcore.errors import NonFiniteError
+from pgcore.interfaces.formula import BoundOptimizer
 from pgcore.interfaces.surrogate import SummedSurrogate, Surrogate
 from pgcore.validation.arrays import PutOff
 from pgcore.xp.namespace import Native
@@ -31,7 +32,7 @@ class Unread:
     def __init__(self) -> None:
         """Start with none."""
         self.squares: deque[tuple[Native, str, weakref.ref[Surrogate]]] = deque()
-        self.steps: deque[Native] = deque()
+        self.steps: deque[tuple[Native, weakref.ref[BoundOptimizer]]] = deque()
         self.checks: deque[tuple[Native, PutOff]] = deque()
         self.added: weakref.WeakSet[PutOff] = weakref.WeakSet()
 
@@ -65,9 +66,9 @@ class Unread:
         if len(self.squares) > MOST:
             self.check(policy)
 
-    def add_step(self, policy: Any, finite: Native) -> None:
+    def add_step(self, optimizer: BoundOptimizer, policy: Any, finite: Native) -> None:
         """Keep whether a step's results are finite, 0 or 1, and read all if there are too many."""
-        self.steps.append(finite)
+        self.steps.append((finite, weakref.ref(optimizer)))
         if len(self.steps) > MOST:
             self.check(policy)
 
@@ -80,9 +81,16 @@ class Unread:
         Raises:
             BatchError: a check of a batch failed; it comes first.
         """
-        self.read_checks(policy)
         squares, self.squares = self.squares, deque()
         steps, self.steps = self.steps, deque()
+        skipped: list[int] = []
+        # Counted before an error, since the device has left them out.
+        for number, (finite, optimizer) in enumerate(steps, 1):
+            if not policy.number(finite):
+                skipped.append(number)
+                if (bound := optimizer()) is not None:
+                    bound.skipped += 1
+        self.read_checks(policy)
         for number, (square, estimator, loss) in enumerate(squares, 1):
             if math.isfinite(policy.number(square)):
                 continue
@@ -97,10 +105,9 @@ class Unread:
                 "left the parameters unchanged, scale the rewards down or use float64"
             )
         # After the gradients: one that is not finite explains its step.
-        for number, finite in enumerate(steps, 1):
-            if not policy.number(finite):
-                raise NonFiniteError(
-                    "Optimizer.step: expected finite numbers after the step, got NaN or infinity in "
-                    f"step {number} of the last {len(steps)}; it left parameters and optimizer "
-                    "unchanged, lower the learning rate or clip the gradient by max_grad_norm"
-                )
+        if skipped:
+            raise NonFiniteError(
+                "Optimizer.step: expected finite numbers after the step, got NaN or infinity in "
+                f"step {skipped[0]} of the last {len(steps)}; it left parameters and optimizer "
+                "unchanged, lower the learning rate or clip the gradient by max_grad_norm"
+            )

@@ -85,6 +85,7 @@ class Bootstrap:
         if not _has_gaps(value):
             rows = grid.by_environment(self.columns.shaped(name, grid.shape))
             return rows[environments, times]
+        self._check_lengths(name, value)
         rows = list[Any]()
         for environment, time in zip(environments, times, strict=True):
             place = (time, environment) if grid.in_time else (environment, time)
@@ -99,6 +100,18 @@ class Bootstrap:
         if not rows:
             return self._no_rows(kind)
         return Columns(self.columns.where, {name: rows}, None).numbers(name)
+
+    def _check_lengths(self, name: str, value: Any) -> None:
+        """Raise ShapeError if nested lists are longer than the rollout, such as with an earlier one's."""
+        first, second = self.grid.shape
+        kinds = (list, tuple, np.ndarray)
+        lengths = {len(cast("list[Any]", row)) for row in value if isinstance(row, kinds)}
+        if len(value) > first or max(lengths, default=0) > second:
+            raise ShapeError(
+                f"{self.columns.where} {name}: expected at most {first} rows of {second}, as the "
+                f"rewards, or None, got {len(value)} rows of at most {max(lengths, default=0)}; pass one "
+                "entry for each step"
+            )
 
     def _no_rows(self, kind: str) -> Array:
         """Return [0, ...] observations, or values."""

@@ -46,6 +46,11 @@ def steps(columns: Columns) -> Flat:
     fields["episode_lengths"] = np.diff(ends, prepend=-1)
     fields["terminated"] = terminated[order][ends]
     fields |= {name: columns.numbers(name) for name in PER_EPISODE if name in columns.names}
+    if {"next_observations", "final_observations"} <= columns.names:
+        raise BatchError(
+            f"{columns.where}: expected next_observations or final_observations, got both; leave out the "
+            "second, which are the first at episodes' ends"
+        )
     if "next_observations" in columns.names:
         following = flat("next_observations")
         _check_following(columns, fields["observations"], following, last, order)

@@ -12,8 +12,8 @@ from pgcore.data.constructors import Constructed
 from pgcore.data.device_array import Device, DeviceArray
 from pgcore.data.host import first_native, host
 from pgcore.data.placing import blank, flattened, nested, staying
-from pgcore.validation.arrays import fixed
-from pgcore.validation.batch_fields import validated
+from pgcore.validation.arrays import PutOff, add_check, fixed
+from pgcore.validation.batch_fields import LOSS_MASK, validated
 
 __all__ = ["Held"]
 
@@ -103,6 +103,29 @@ class Held(Constructed):
         arguments = nested(flattened(self._arguments) | arrays)
         unread = self._resident.keys() - arrays.keys()
         return validated(type(self).__name__, arguments, unread)[name]
+
+    def check_held(self) -> None:
+        """Put off the check of numbers on a device that a loss might hide; see `put_off`.
+
+        NaN and infinity in the others come out of a loss, which tells of them.
+        """
+        rules: list[Any] = []
+        loss_mask = self._extras.get(LOSS_MASK) if self._resident else None
+        for name, array in self._resident.items():
+            if name == "discount":
+                rules.append((array >= 0) & (array <= 1))
+            elif name in ("rewards", "log_probs", "values"):
+                finite = (array > -np.inf) & (array < np.inf)
+                rules.append(
+                    finite if loss_mask is None or name == "rewards" else finite | ~loss_mask
+                )
+            elif name == "action_mask" and array.dtype.kind != "b":
+                rules.append(((array == 0) | (array == 1)).all(axis=1))
+        if rules:
+            valid = rules[0]
+            for rule in rules[1:]:
+                valid = valid & rule
+            add_check(PutOff(valid, self.check_numbers))
 
     def check_numbers(self) -> None:
         """Copy every field from a device and check its numbers, as is done where one is read.

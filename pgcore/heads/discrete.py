@@ -105,7 +105,9 @@ class DiscreteHead(Head):
                 if is_host(mask) and is_host(number):
                     allowed = columns[np.arange(steps), number]
                 else:
-                    allowed = np.any(columns & (np.arange(count) == number[:, None]), axis=1)
+                    allowed = np.any(
+                        columns & (np.arange(count, dtype=number.dtype) == number[:, None]), axis=1
+                    )
                 check_rows("Batch.actions", rule, allowed, actions, "check the mask")
 
 

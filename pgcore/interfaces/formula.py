@@ -59,7 +59,13 @@ class StepReport(NamedTuple):
 
 
 class BoundOptimizer(Copied, ABC):
-    """An optimizer's native state for one policy; made by a backend."""
+    """An optimizer's native state for one policy; made by a backend.
+
+    Attributes:
+        skipped: Number of steps that the device left out, once that was read.
+    """
+
+    skipped: int = 0
 
     @abstractmethod
     def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:

@@ -23,9 +23,18 @@ class Optimizer:
     def __init__(self, spec: Rule) -> None:
         """Keep the spec, such as an `OptimizerSpec`; nothing native exists before the first step."""
         self.spec: Any = RULE("Optimizer", spec, OptimizerError)
-        self.steps_taken = 0  # one that a trust region refused does not count
+        self._steps = 0  # with those that a device left out
         self._policy: Policy | None = None
         self._bound: BoundOptimizer | None = None
+
+    @property
+    def steps_taken(self) -> int:
+        """The number of steps; one that was refused or left out does not count.
+
+        On an accelerator a step of a gradient that is not finite is left out, and counts until the
+        error is raised.
+        """
+        return self._steps - (0 if self._bound is None else self._bound.skipped)
 
     def __repr__(self) -> str:
         """Return the spec and the number of steps."""
@@ -53,7 +62,7 @@ class Optimizer:
         # A refused step leaves the policy as it was, so that schedules do not advance.
         report = self.spec.step(bound, gradient, self.steps_taken)
         if report is None or report.accepted:
-            self.steps_taken += 1
+            self._steps += 1
         return report
 
     def state(self, policy: Policy) -> dict[str, Array]:
@@ -91,9 +100,10 @@ class Optimizer:
         by_slot: dict[str, dict[str, Array]] = {}
         for slot in slots:
             by_slot[slot] = {name: state[f"{slot}/{name}"] for name in names}
-        self._bound_to(policy).load(by_slot)
-        where = "Optimizer.load steps_taken"
-        self.steps_taken = int(non_negative(where, steps_taken, OptimizerError))
+        bound = self._bound_to(policy)
+        bound.load(by_slot)
+        taken = non_negative("Optimizer.load steps_taken", steps_taken, OptimizerError)
+        self._steps = int(taken) + bound.skipped
 
     def _bound_to(self, policy: Policy) -> BoundOptimizer:
         """Return the state, made at the first step."""

@@ -31,10 +31,13 @@ from pgcore.interfaces.quantities import columns_of
 from pgcore.interfaces.surrogate import Surrogate, check_batch
 from pgcore.validation.arrays import (
     Array,
+    PutOff,
     check_finite,
+    check_rows,
     first_row,
     is_host,
     owned_numbers,
+    put_off,
     row_not_finite,
 )
 from pgcore.validation.fields import ensure_rng, instance_check
@@ -79,6 +82,11 @@ class Policy(Parameters):
             x: An array, which becomes a `DeviceArray`; or by name, which become `DeviceRecords`.
         """
         return x
+
+    def put_off(self, checks: Iterable[PutOff]) -> None:
+        """Run checks of arrays on a device: at once, unless this policy's device holds the arrays."""
+        for check in checks:
+            check.run()
 
     def actions_there(self, actions: Any) -> Any:
         """Return a head's actions as the framework's array on the accelerator that holds this policy."""
@@ -320,12 +328,17 @@ class Policy(Parameters):
 
     def _distribution_there(self, observations: Any, mask: Any) -> Any:
         """Return `distribution` on the device, of arrays of shapes that fit."""
-        check_observations("observations", self.spec, observations)
         possible: Any = self.on_accelerator(mask)
-        if isinstance(possible, DeviceArray):
-            check_mask_shape(self.spec, possible.shape, len(observations))
-        elif possible is not None:
-            possible = check_mask(self.spec, possible, len(observations))
+        with put_off() as checks:
+            check_observations("observations", self.spec, observations)
+            if isinstance(possible, DeviceArray):
+                check_mask_shape(self.spec, possible.shape, len(observations))
+                if possible.dtype.kind != "b":
+                    valid = ((possible == 0) | (possible == 1)).all(axis=1)
+                    check_rows("action_mask", "booleans", valid, "other numbers", "compare first")
+            elif possible is not None:
+                possible = check_mask(self.spec, possible, len(observations))
+        self.put_off(checks)
         return self.distribution(observations, cast("Any", possible))
 
     def _checked_distribution(

@@ -142,6 +142,7 @@ def check_batch(spec: PolicySpec, batch: Batch) -> None:
     with put_off() as checks:
         check_observations("Batch.observations", spec, checked.held("observations"))
         spec.head.check_actions(checked.held("actions"), checked.held("action_mask"))
+        checked.check_held()
     if "reference" in (extras := checked.held("extras")):
         check_reference("Batch.extras['reference']", extras["reference"], spec.head.width)
     for fitting in (checked, batch):

@@ -27,7 +27,15 @@ __all__ = [
     "rows_at",
 ]
 __all__ += ["check_finite", "check_length", "check_rows"]
-__all__ += ["PutOff", "first_not_finite", "first_row", "not_finite_in", "put_off", "row_not_finite"]
+__all__ += [
+    "PutOff",
+    "add_check",
+    "first_not_finite",
+    "first_row",
+    "not_finite_in",
+    "put_off",
+    "row_not_finite",
+]
 
 Array = NDArray[Any]
 
@@ -158,10 +166,7 @@ def check_rows(where: str, rule: str, valid: Any, got: Any, advice: str) -> None
         advice: The next thing to do.
     """
     if not is_host(valid):
-        if (checks := CHECKS.get()) is not None:
-            checks.append(
-                PutOff(valid, partial(check_copied_rows, where, rule, valid, got, advice))
-            )
+        add_check(PutOff(valid, partial(check_copied_rows, where, rule, valid, got, advice)))
     elif not valid.all():
         step = int(valid.argmin())
         shown = got if isinstance(got, str) else got[step]
@@ -196,6 +201,12 @@ class PutOff:
 
 
 CHECKS: ContextVar[list[PutOff] | None] = ContextVar("checks", default=None)
+
+
+def add_check(check: PutOff) -> None:
+    """Give a check to the caller that collects them; without one it is dropped."""
+    if (checks := CHECKS.get()) is not None:
+        checks.append(check)
 
 
 @contextmanager

@@ -338,3 +338,10 @@ def test_half_precision_and_differentiated_arrays_are_read(constructor):
     # A graph of the policy could be neither copied nor pickled.
     copied = pickle.loads(pickle.dumps(by_log_probs))
     assert copied.like.dtype == torch.bfloat16
+
+
+def test_what_follows_is_passed_once():
+    with pytest.raises(BatchError, match="next_observations or final_observations, got both"):
+        pg.Batch.from_steps(
+            **FIELDS, **ACTED, next_observations=FOLLOWING, final_observations=[[70], [80], [90]]
+        )

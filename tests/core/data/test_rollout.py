@@ -325,6 +325,14 @@ WRONG = {
         NO_RESETS | LAST | {"final_observations": [None, None, [[1.0]]]},
         r"final_observations: expected a row for each truncated episode, got none at step 2",
     ),
+    "too long a list": (
+        NO_RESETS | LAST | {"final_observations": [None, None, [None, [1.0]], None, None, None]},
+        r"final_observations: expected at most 5 rows of 2, .* got 6 rows of at most 2; pass one",
+    ),
+    "too long a row": (
+        NO_RESETS | LAST | {"final_observations": [None, None, [None, [1.0], None]]},
+        r"final_observations: expected at most 5 rows of 2, .* got 3 rows of at most 3; pass one",
+    ),
     "final observations of another shape": (
         NO_RESETS | LAST | {"final_observations": [None, None, [None, [1.0, 2.0]]]},
         r"expected final and last observations of shape \[1\] each, got \[2\]; lay all arrays",
