@@ -186,7 +186,7 @@ def signals(*arguments: Any, totals: Totals | None = None, **options: Any) -> An
     Raises:
         EstimatorError: estimator and policy do not fit, or the target has another number of actions;
             an evaluation is unknown, not read by the estimator, or of another framework than the
-            episodes; or the estimator does not read the batch's `loss_mask`.
+            episodes; or the estimator counts a step that the batch's `loss_mask` leaves out.
         BatchError: the batch does not fit the policy, or lacks what the estimator needs; or totals
             are smaller than the batch, or lack a number that the reduction divides by.
         ShapeError: an evaluation is not laid out as the episodes.
@@ -236,7 +236,7 @@ def _of_policy(
         with put_off() as checks, suppress(Exception), device.arrays.computing(wide):
             computed = of(batch.on_device(wide)).settled(dtype)
         if computed is not None:
-            policy.put_off(checks)
+            policy.run_checks(checks)
     # Code that takes no arrays but NumPy's gets those, and an error has its step from them.
     if computed is None:
         computed = of(batch)

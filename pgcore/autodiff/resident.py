@@ -69,8 +69,8 @@ class ResidentPolicy(AutodiffParameters, Policy):
     def try_out(self, batch: Batch) -> None:
         """Try an adopted network on a batch's observations, unless it was tried enough."""
 
-    def put_off(self, checks: Iterable[PutOff]) -> None:
-        """See `Policy.put_off`."""
+    def run_checks(self, checks: Iterable[PutOff]) -> None:
+        """See `Policy.run_checks`."""
         for check in checks:
             if self.is_here(check.valid.place):
                 self.unread.add_check(self, check)
@@ -164,7 +164,7 @@ class ResidentPolicy(AutodiffParameters, Policy):
     def resident_arrays(self, whole: Batch) -> tuple[Native, Native, Native]:
         """Return a whole batch's observations, actions and mask on the device, padded."""
         extra = self.padding(whole.num_steps)
-        self.put_off(whole.checks)
+        self.run_checks(whole.checks)
 
         def moved(name: str, convert: Callable[[Array], Any]) -> Native:
             held: Any = whole.held(name)

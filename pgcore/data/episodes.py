@@ -349,9 +349,10 @@ class Episodes(Held):
             raise self._index_error("step", self.num_steps, error) from error
         if len(shape) != 1 or shape == (0,):
             raise self._index_error("step", self.num_steps, shape)
-        # The caller may change its index later.
-        rows = index.copy() if isinstance(index, MUTABLE) else index
-        fields["_source"] = fields.setdefault("_rows", (self, rows))
+        if "_rows" not in fields:
+            # The caller may change its index later.
+            fields["_rows"] = (self, index.copy() if isinstance(index, MUTABLE) else index)
+        fields["_source"] = fields["_rows"]
         return self._frozen(fields)
 
     def episodes(self, index: Index) -> Self:

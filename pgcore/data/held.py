@@ -12,7 +12,7 @@ from pgcore.data.constructors import Constructed
 from pgcore.data.device_array import Device, DeviceArray
 from pgcore.data.host import first_native, host
 from pgcore.data.placing import blank, flattened, nested, staying
-from pgcore.validation.arrays import PutOff, add_check, fixed
+from pgcore.validation.arrays import PutOff, add_check, booleans_in, fixed
 from pgcore.validation.batch_fields import LOSS_MASK, validated
 
 __all__ = ["Held"]
@@ -120,7 +120,7 @@ class Held(Constructed):
                     finite if loss_mask is None or name == "rewards" else finite | ~loss_mask
                 )
             elif name == "action_mask" and array.dtype.kind != "b":
-                rules.append(((array == 0) | (array == 1)).all(axis=1))
+                rules.append(booleans_in(array))
         if rules:
             valid = rules[0]
             for rule in rules[1:]:

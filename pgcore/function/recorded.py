@@ -66,7 +66,9 @@ class Recorded:
         What it asks for may depend on the episodes' ends: values of next steps are those of final
         observations where each episode has one step, and these are not read where all terminated.
         """
-        for name in self.given.keys() - self.read:
+        for name in self.given:
+            if name in self.read:
+                continue
             prefix = TARGET if name.startswith(TARGET) else ""
             plain = name.removeprefix(prefix)
             field = FIELDS.get(plain)

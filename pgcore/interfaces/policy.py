@@ -32,6 +32,7 @@ from pgcore.interfaces.surrogate import Surrogate, check_batch
 from pgcore.validation.arrays import (
     Array,
     PutOff,
+    booleans_in,
     check_finite,
     check_rows,
     first_row,
@@ -83,7 +84,7 @@ class Policy(Parameters):
         """
         return x
 
-    def put_off(self, checks: Iterable[PutOff]) -> None:
+    def run_checks(self, checks: Iterable[PutOff]) -> None:
         """Run checks of arrays on a device: at once, unless this policy's device holds the arrays."""
         for check in checks:
             check.run()
@@ -334,11 +335,11 @@ class Policy(Parameters):
             if isinstance(possible, DeviceArray):
                 check_mask_shape(self.spec, possible.shape, len(observations))
                 if possible.dtype.kind != "b":
-                    valid = ((possible == 0) | (possible == 1)).all(axis=1)
-                    check_rows("action_mask", "booleans", valid, "other numbers", "compare first")
+                    valid, got = booleans_in(possible), "other numbers"
+                    check_rows("action_mask", "booleans", valid, got, "compare first")
             elif possible is not None:
                 possible = check_mask(self.spec, possible, len(observations))
-        self.put_off(checks)
+        self.run_checks(checks)
         return self.distribution(observations, cast("Any", possible))
 
     def _checked_distribution(

@@ -30,6 +30,7 @@ __all__ += ["check_finite", "check_length", "check_rows"]
 __all__ += [
     "PutOff",
     "add_check",
+    "booleans_in",
     "first_not_finite",
     "first_row",
     "not_finite_in",
@@ -171,6 +172,11 @@ def check_rows(where: str, rule: str, valid: Any, got: Any, advice: str) -> None
         step = int(valid.argmin())
         shown = got if isinstance(got, str) else got[step]
         raise BatchError(f"{where}: expected {rule}, got {shown} at step {step}; {advice}")
+
+
+def booleans_in(mask: Any) -> Any:
+    """Return [B] bool, False at rows of a [B, A] mask with numbers other than 0 and 1."""
+    return ((mask == 0) | (mask == 1)).all(axis=1)
 
 
 def check_copied_rows(where: str, rule: str, valid: Any, got: Any, advice: str) -> None:

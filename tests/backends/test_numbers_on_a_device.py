@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from framework_arrays import FRAMEWORKS
 
 import pgcore as pg
 from pgcore.data.native import arrays_of
 from pgcore.errors import BatchError, NonFiniteError
 
-FRAMEWORKS = {"torch": "torch", "jax": "jax.numpy", "tensorflow": "tensorflow"}
-MAKERS = {"torch": "as_tensor", "jax": "asarray", "tensorflow": "constant"}
 LINEAR = pg.PolicySpec(pg.Linear(2), pg.Categorical(3), "separate")
 STATES = pg.PolicySpec(pg.Table(5), pg.EpsilonGreedy(3), "none")
 REINFORCE = pg.estimator("reinforce", gamma=1.0)
@@ -25,10 +24,9 @@ REINFORCE = pg.estimator("reinforce", gamma=1.0)
 def device(request, monkeypatch):
     """Return a maker of policies, and one of the framework's arrays, on what counts as a device."""
     name = request.param
-    make: Any = getattr(pytest.importorskip(FRAMEWORKS[name]), MAKERS[name])
 
     def native(values, dtype="float32"):
-        return make(np.asarray(values, dtype))
+        return FRAMEWORKS[name](np.asarray(values, dtype))
 
     arrays: Any = type(arrays_of(native([1.0])))
     monkeypatch.setattr(arrays, "resident", lambda *_: True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from framework_arrays import ARRAYS, jax_array, numpy_array, tensorflow_array
 
 import pgcore as pg
 from pgcore.data.native import arrays_of
@@ -11,25 +12,6 @@ from pgcore.errors import EstimatorError
 
 T, N = 5, 3
 MASK = np.arange(15) % 4 == 1
-
-
-def numpy_array(x):
-    return np.asarray(x)
-
-
-def torch_array(x):
-    return pytest.importorskip("torch").as_tensor(x)
-
-
-def jax_array(x):
-    return pytest.importorskip("jax.numpy").asarray(x)
-
-
-def tensorflow_array(x):
-    return pytest.importorskip("tensorflow").constant(x)
-
-
-ARRAYS = [numpy_array, torch_array, jax_array, tensorflow_array]
 
 
 def rollout_of(array):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from framework_arrays import ARRAYS, jax_array, torch_array
 
 import pgcore as pg
 from pgcore.errors import BatchError, EstimatorError, ShapeError
@@ -14,21 +15,6 @@ GAMMA = 0.9
 VTRACE = pg.estimator("vtrace", gamma=GAMMA)
 PPO = pg.estimator("ppo", gamma=GAMMA, gae_lambda=1.0, normalise="none")
 LOG_PROBS = np.array([-0.1, -2.0, -0.5])
-
-
-def torch_array(x):
-    return pytest.importorskip("torch").as_tensor(x)
-
-
-def jax_array(x):
-    return pytest.importorskip("jax.numpy").asarray(x)
-
-
-def tensorflow_array(x):
-    return pytest.importorskip("tensorflow").constant(x)
-
-
-ARRAYS = [np.asarray, torch_array, jax_array, tensorflow_array]
 
 
 def episodes(array: Any = np.asarray, **fields):
