@@ -434,9 +434,9 @@ def on_host(value: Any) -> Any:
     return value
 
 
-def place_of(*values: object) -> Any:
-    """Return the `Device` of the first value that is on one; None without."""
-    return next((x.place for x in values if isinstance(x, Placed)), None)
+def place_of(value: object) -> Any:
+    """Return the `Device` of a value that is on one; None of any other."""
+    return value.place if isinstance(value, Placed) else None
 
 
 def as_array(value: Any, dtype: Any = None) -> Any:

@@ -187,10 +187,12 @@ class Episodes(Held):
     @property
     def num_steps(self) -> int:
         """B, padding included."""
+        fields = self.__dict__
+        if "rewards" in fields:
+            return len(fields["rewards"])
         if "rewards" in self._resident:
             return len(self._resident["rewards"])
-        count = self.__dict__.get("_count")
-        return len(self.rewards) if count is None else count
+        return fields["_count"] if "_count" in fields else len(self.rewards)
 
     @property
     def num_episodes(self) -> int:

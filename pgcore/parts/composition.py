@@ -117,11 +117,13 @@ class Composition:
         )
 
     def __iter__(self) -> Iterator[Part]:
-        """Yield the parts."""
-        yield from (self.advantage, self.objective, self.level, *self.weights, *self.drops)
-        yield from self.penalties
-        if self.critic is not None:
-            yield self.critic
+        """Return an iterator over the parts."""
+        return iter(self._parts)
+
+    @cached_property
+    def _parts(self) -> tuple[Part, ...]:
+        gain = (self.advantage, self.objective, self.level, *self.weights, *self.drops)
+        return (*gain, *self.penalties, *(() if self.critic is None else (self.critic,)))
 
     # What an estimator declares.
 

@@ -32,6 +32,7 @@ from pgcore.returns.groups import (
     by_group,
     episode_rewards,
     group_of_episode,
+    group_ranks,
     is_one_group,
     unmasked_episodes,
 )
@@ -41,6 +42,6 @@ __all__ = ["best_over_second", "centre", "leave_one_out_mean", "normalise", "opt
 __all__ += ["Standard", "standard", "weighted_centre", "weighted_means"]
 __all__ += ["discounted_sum", "discounts", "episode_returns", "gae", "n_step_returns"]
 __all__ += ["next_values", "returns", "state_discounts", "td_errors"]
-__all__ += ["GROUPS", "by_group", "episode_rewards", "group_of_episode", "is_one_group"]
-__all__ += ["unmasked_episodes"]
+__all__ += ["GROUPS", "by_group", "episode_rewards", "group_of_episode", "group_ranks"]
+__all__ += ["is_one_group", "unmasked_episodes"]
 __all__ += ["cumulative_log_ratios", "limited_ratios", "retrace", "vtrace"]

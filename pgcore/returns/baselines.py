@@ -9,7 +9,7 @@ import numpy as np
 
 from pgcore.data.device_array import place_of
 from pgcore.errors import BatchError, NonFiniteError
-from pgcore.validation.arrays import Array
+from pgcore.validation.arrays import Array, is_host
 
 __all__ = ["best_over_second", "centre", "leave_one_out_mean", "normalise", "optimal_baseline"]
 __all__ += ["Standard", "standard", "weighted_centre", "weighted_means"]
@@ -70,7 +70,7 @@ def _normalised(
     members = x if real is None else x[real]
     first: Any = 0.0
     mean, divisor, count = 0.0, 1.0, len(members)
-    if count > max(ddof, 1):
+    if count > 1 and count > ddof:
         first = members[0]
         centred: Array = members - first
         mean = _mean(centred)
@@ -106,10 +106,9 @@ def centre(x: Array) -> Array:
 
 def _mean(x: Array) -> float:
     """Return the mean of [B] numbers."""
-    if place_of(x) is not None:
-        return x.mean()
-    # Python sums a few entries sooner.
-    return (sum(x.tolist()) if len(x) < 8 else np.add.reduce(x)) / len(x)
+    if len(x) < 8 and is_host(x):
+        return sum(x.tolist()) / len(x)  # sooner than NumPy
+    return np.add.reduce(x) / len(x)
 
 
 def weighted_centre(x: Array, weights: Array) -> Array:

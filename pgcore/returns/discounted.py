@@ -43,7 +43,7 @@ def discounted_sum(x_t: Array, coefficient_t: Array, episode_lengths: Array | No
         ShapeError: the lengths differ.
     """
     _check_same_length("discounted_sum", x_t, coefficient_t)
-    device = place_of(x_t, coefficient_t)
+    device = place_of(x_t) or place_of(coefficient_t)
     if device is not None:
         longest = len(x_t) if episode_lengths is None else int(episode_lengths.max())
         from pgcore.data.device_functions import backward_sum

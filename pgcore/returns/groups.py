@@ -14,8 +14,8 @@ from pgcore.data.episodes import Episodes
 from pgcore.errors import BatchError, NonFiniteError
 from pgcore.validation.arrays import Array, check_rows
 
-__all__ = ["GROUPS", "by_group", "episode_rewards", "group_of_episode", "is_one_group"]
-__all__ += ["unmasked_episodes"]
+__all__ = ["GROUPS", "by_group", "episode_rewards", "group_of_episode", "group_ranks"]
+__all__ += ["is_one_group", "unmasked_episodes"]
 
 # The values of `group`, here and as a field of an estimator.
 GROUPS = ("extra", "all")
@@ -58,6 +58,27 @@ def is_one_group(batch: Episodes, group: str = "extra") -> bool:
         return group == "all"
     # One number broadcast to all, else by bytes, which compare fastest.
     return not numbers.strides[0] or numbers.tobytes() == numbers[:1].tobytes() * len(numbers)
+
+
+def group_ranks(batch: Episodes, group: str = "extra") -> Array:
+    """Return [E] integer: the rank of each episode's group number among all groups', from 0.
+
+    Args:
+        batch: The episodes.
+        group: See `group_of_episode`.
+
+    Raises:
+        BatchError: see `group_of_episode`.
+
+    Example:
+        >>> batch = pg.Batch(observations=np.eye(2), actions=[0, 1], rewards=[3.0, 5.0],
+        ...     episode_lengths=[1, 1], terminated=[True, True], extras={"group": [7, 4]})
+        >>> group_ranks(batch).tolist()
+        [1, 0]
+    """
+    if is_one_group(batch, group):
+        return np.zeros(batch.num_episodes, np.intp)
+    return np.unique(group_of_episode(batch, group), return_inverse=True)[1].reshape(-1)
 
 
 def episode_rewards(batch: Episodes, r_t: Array | None = None) -> Array:

@@ -16,7 +16,7 @@ from pgcore.interfaces.reduction import (
     Totals,
     real_steps,
 )
-from pgcore.returns.groups import group_of_episode
+from pgcore.returns.groups import group_ranks
 from pgcore.validation.arrays import Array, check_rows
 from pgcore.validation.fields import Positive
 from pgcore_estimators.terms import Group, example_groups
@@ -62,8 +62,7 @@ class GroupMean(Reduction):
     def weights(self, batch: Batch, totals: Totals = THE_BATCH) -> Array:
         """See `Reduction.weights`."""
         real = real_steps(batch)
-        _, number = np.unique(group_of_episode(batch, self.group), return_inverse=True)
-        number = number.reshape(-1)[batch.episode_of_step]
+        number = group_ranks(batch, self.group)[batch.episode_of_step]
         # A group of padding alone has no steps, and its share is multiplied by 0 below.
         steps = np.bincount(number, real)
         share = 1.0 / np.maximum(steps, 1.0) / totals.whole("groups", int((steps > 0).sum()))

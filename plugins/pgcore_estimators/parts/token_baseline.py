@@ -13,7 +13,13 @@ from pgcore.errors import BatchError
 from pgcore.interfaces.estimator import Evaluate
 from pgcore.interfaces.extras import Extra
 from pgcore.interfaces.recorded import old_log_probs
-from pgcore.returns import cumulative_log_ratios, group_of_episode, returns, weighted_means
+from pgcore.returns import (
+    cumulative_log_ratios,
+    group_of_episode,
+    group_ranks,
+    returns,
+    weighted_means,
+)
 from pgcore.validation.arrays import Array, check_rows
 from pgcore.validation.fields import Flag, UnitInterval
 from pgcore_estimators.parts.grouped import Grouped
@@ -78,13 +84,12 @@ class OptimalTokenBaseline(Grouped):
     def estimate(self, batch: Batch, rewards: Array, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Advantage.estimate`."""
         g_t = returns(rewards, batch.episode_lengths, batch.step_discounts(self.gamma))
-        members, groups = self.counted(batch), group_of_episode(batch, self.group)
+        members, rank = self.counted(batch), group_ranks(batch, self.group)
         counted = members[batch.episode_of_step]
         if self.lone == "error":
-            self._check_groups(groups[members])
+            self._check_groups(group_of_episode(batch, self.group)[members])
         energy = cumulative_log_ratios(self._energy(batch, evaluate), batch.episode_lengths)
         # One number for each group and position.
-        _, rank = np.unique(groups, return_inverse=True)
         longest = int(batch.episode_lengths.max())
         numbers = rank[batch.episode_of_step] * longest + batch.step_in_episode
         baseline = weighted_means(g_t, np.where(counted, energy, 0.0), numbers)

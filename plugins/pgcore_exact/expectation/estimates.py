@@ -67,15 +67,9 @@ class Group:
 
     def batches(self) -> Iterator[Batch]:
         """Yield each batch, unchecked: a user gave none, and checks would take most of the time."""
-        # Arrays are iterated sooner than indexed; without extras there is no end of empty ones.
-        own, names = zip(*self.fields.values(), strict=True), tuple(self.fields)
-        others = zip(*self.extras.values(), strict=True) if self.extras else itertools.repeat(())
-        for values, extras in zip(own, others, strict=False):
-            batch = Batch.trusted(self.shared)
-            fields: dict[str, Any] = batch.__dict__
-            fields.update(zip(names, values, strict=True))
-            fields["extras"] = dict(zip(self.extras, extras, strict=True))
-            yield batch
+        pairs = zip(named_rows(self.fields), named_rows(self.extras), strict=False)
+        for fields, extras in pairs:
+            yield Batch.trusted({**self.shared, **fields, "extras": extras})
 
     def evaluated(self, rows: Rows) -> Iterator[tuple[Batch, RowEvaluate]]:
         """Yield each batch with its evaluation."""
@@ -224,8 +218,7 @@ class Estimates:
             return
         assert self._episode_signals is not None
         gathered = {name: value[group.places] for name, value in self._episode_signals.items()}
-        for index in range(len(group.numbers)):
-            yield {name: value[index] for name, value in gathered.items()}
+        yield from itertools.islice(named_rows(gathered), len(group.numbers))
 
     def _run_signals(self, group: Group) -> Iterator[dict[str, Array]]:
         for batch, evaluate in group.evaluated(self.rows):
@@ -339,6 +332,15 @@ class Estimates:
             if value is not None:
                 read_only(value)
         return Group(numbers, shared, fields, extras, steps, rows, finals)
+
+
+def named_rows(arrays: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
+    """Return each row of [P, ...] arrays by name; without arrays, empty ones without an end."""
+    # Arrays are iterated sooner than indexed, and each batch waits for this.
+    rows: Iterator[tuple[Array, ...]] = itertools.repeat(())
+    if arrays:
+        rows = zip(*arrays.values(), strict=True)
+    return map(dict, map(zip, itertools.repeat(tuple(arrays)), rows))
 
 
 def looked_up(values: Array, rows: Array) -> Array:

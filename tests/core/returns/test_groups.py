@@ -9,7 +9,7 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import BatchError, EstimatorError
-from pgcore.returns import by_group, episode_rewards, group_of_episode
+from pgcore.returns import by_group, episode_rewards, group_of_episode, group_ranks
 from pgcore_check.cases.cases import NETWORKS, make_case
 from pgcore_check.proofs import variants
 
@@ -71,6 +71,9 @@ def test_groups_of_joined_batches_are_not_compared_with_each_other():
 def test_a_group_is_numbered_on_every_step():
     batch = batch_of(np.repeat([5, 2, 5, 2], LENGTHS))
     np.testing.assert_array_equal(group_of_episode(batch), [5, 2, 5, 2])
+    np.testing.assert_array_equal(group_ranks(batch), [1, 0, 1, 0])
+    np.testing.assert_array_equal(group_ranks(batch_of(np.full(7, 5))), [0, 0, 0, 0])
+    np.testing.assert_array_equal(group_ranks(batch, "all"), [0, 0, 0, 0])
     np.testing.assert_array_equal(episode_rewards(batch), [1.0, 2.0, 12.0, 6.0])
     np.testing.assert_array_equal(
         by_group(lambda x: x - x.mean(), episode_rewards(batch), batch), [-5.5, -2, 5.5, 2]
@@ -94,6 +97,8 @@ def test_padding_is_in_no_group():
 def test_bad_groups_are_named(group, words):
     with pytest.raises(BatchError, match=words):
         group_of_episode(batch_of(group))
+    with pytest.raises(BatchError, match=words):
+        group_ranks(batch_of(group))
 
 
 def test_a_group_of_one_has_nothing_to_leave_out():
