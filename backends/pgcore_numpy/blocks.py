@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from pgcore.data.batch import Batch
@@ -20,27 +18,26 @@ BLOCK = 512
 ALL = slice(None)
 
 
-def blocks(steps: int) -> Iterator[slice]:
-    """Yield the fixed blocks of a number of steps."""
-    for start in range(0, steps, BLOCK):
-        yield slice(start, min(start + BLOCK, steps))
+def blocks(steps: int) -> list[slice]:
+    """Return the fixed blocks of a number of steps."""
+    return [slice(start, min(start + BLOCK, steps)) for start in range(0, steps, BLOCK)]
 
 
-def blocks_of(estimator: Estimator, batch: Batch) -> Iterator[slice]:
-    """Yield the fixed blocks, of whole episodes for an estimator that sees episodes.
+def blocks_of(estimator: Estimator, batch: Batch) -> list[slice]:
+    """Return the fixed blocks, of whole episodes for an estimator that sees episodes.
 
     An episode that is longer than a block is a block of its own.
     """
     if not estimator.sees_episodes:
-        yield from blocks(batch.num_steps)
-        return
+        return blocks(batch.num_steps)
+    found: list[slice] = []
     start = 0
     for first, last in zip(batch.episode_starts.tolist(), batch.episode_ends.tolist(), strict=True):
         # The block ends before the episode that would make it too long.
         if first > start and last + 1 - start > BLOCK:
-            yield slice(start, first)
+            found.append(slice(start, first))
             start = first
-    yield slice(start, batch.num_steps)
+    return [*found, slice(start, batch.num_steps)]
 
 
 def joined(parts: list[Array]) -> Array:

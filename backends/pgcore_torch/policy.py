@@ -42,6 +42,9 @@ KEPT = 32
 # Bytes of the largest array that goes by way of page-locked memory, which PyTorch keeps: 1 MiB.
 PAGE_LOCKED = 1 << 20
 
+# Bytes of observations that are copied sooner than a tensor is made of NumPy's memory.
+COPIED = 1 << 16
+
 # PyTorch stores compiled code at a function's code object, eight compilations at most. Each padded
 # size has a limit of its own: by this option, or before 2.13 by a code object of its own.
 ISOLATION = {"isolate_recompiles": True}
@@ -331,9 +334,11 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
 
     def _observed(self, array: Array | Tensor) -> Tensor:
         """Return observations as a tensor; own networks read NumPy's memory and write to none."""
+        if not isinstance(array, np.ndarray) or array.nbytes <= COPIED:
+            return self.to_native(array)
         own = self.device.type == "cpu" and isinstance(self.module, PolicyModule)
         # At negative strides PyTorch ends the process.
-        if own and isinstance(array, np.ndarray) and array.flags.c_contiguous:
+        if own and array.flags.c_contiguous:
             with suppress(BufferError):  # older versions share no read-only memory
                 return torch.from_dlpack(array)
         return self.to_native(array)
