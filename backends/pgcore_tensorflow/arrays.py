@@ -77,6 +77,10 @@ class TensorflowArrays(Arrays):
         within = tf.reshape((index >= 0) & (index < count), (-1, *[1] * (len(x.shape) - 1)))
         return tf.where(within, found, tf.constant(math.nan, x.dtype))
 
+    def row_numbers(self, x: Tensor) -> Tensor:
+        """See `Arrays.row_numbers`."""
+        return tf.range(tf.shape(x)[0])
+
     def centre(self, x: Tensor, real: Tensor | None) -> Tensor:
         """See `Arrays.centre`."""
         x = tf.stop_gradient(x)

@@ -99,6 +99,11 @@ class Arrays(ABC):
     def rows(self, x: Native, index: Native) -> Native:
         """Return the rows of x at integer positions."""
 
+    def row_numbers(self, x: Native) -> Native:
+        """Return [n] integers from 0, the number of each row of x; n may be unknown in a graph."""
+        numbers = cast("Array", np.arange(x.shape[0]))
+        return self.native(numbers, x)
+
     @abstractmethod
     def centre(self, x: Native, real: Native) -> Native:
         """Return x less its mean over the entries that are real, exactly 0 where all are equal.

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from pgcore.data.native import Arrays, host
 from pgcore.errors import EstimatorError, ShapeError
 from pgcore.interfaces.estimator import Estimator
@@ -151,10 +149,13 @@ class LaidOutSignals:
         part = self._taken(index, by_row=True)
         if "episode" in part.values:
             # Episodes are numbered by row, and entries that are no steps by the number of rows.
-            old, arrays, (count, length) = part.values["episode"], self.arrays, part.shape
-            numbers = np.repeat(np.arange(count)[:, None], length, axis=1)
-            mine, beyond = (arrays.native(x, old) for x in (numbers, np.full_like(numbers, count)))
-            part.values["episode"] = arrays.xp.where(old == self.shape[0], beyond, mine)
+            old, arrays = part.values["episode"], self.arrays
+            above, mine = (
+                arrays.cast(arrays.row_numbers(x), arrays.dtype(old))
+                for x in (self.values["episode"], old)
+            )
+            row, beyond = arrays.reshape(mine, (-1, 1)), mine[-1:] + 1
+            part.values["episode"] = arrays.xp.where(old > above[-1:], beyond, row)
         return part
 
     # What `pgcore.loss` reads.
@@ -286,18 +287,22 @@ class LaidOutSignals:
         """Return the number of steps that count, at least 1."""
         if self.real is None and None not in tuple(self.stored.shape):
             return math.prod(self.shape)
-        xp, kind = self.arrays.xp, self.arrays.dtype(self.stored)
-        ones = xp.full_like(self.stored, 1.0)  # for any number of steps
-        real = ones if self.real is None else self.arrays.cast(self.real, kind)
-        return xp.maximum(xp.sum(self.arrays.reshape(real, (-1,)), 0), 1.0)
+        xp = self.arrays.xp
+        return xp.maximum(xp.sum(self.arrays.reshape(self._real_numbers(), (-1,)), 0), 1.0)
 
     def episode_count(self) -> Native:
         """Return the number of rows with a step that counts, at least 1."""
-        if self.real is None:
+        if self.real is None and None not in tuple(self.stored.shape):
             return self.shape[0]
         xp, kind = self.arrays.xp, self.arrays.dtype(self.stored)
-        steps = xp.sum(self.arrays.cast(self.real, kind), 1)
+        steps = xp.sum(self._real_numbers(), 1)
         return xp.maximum(xp.sum(self.arrays.cast(steps > 0, kind), 0), 1.0)
+
+    def _real_numbers(self) -> Native:
+        """Return `real` as the weights' floats, for any number of steps."""
+        if self.real is None:
+            return self.arrays.xp.full_like(self.stored, 1.0)
+        return self.arrays.cast(self.real, self.arrays.dtype(self.stored))
 
 
 def is_laid_out(shape: tuple[int | None, ...], layout: tuple[int | None, ...]) -> bool:

@@ -66,8 +66,13 @@ class Optimizer:
         return report
 
     def state(self, policy: Policy) -> dict[str, Array]:
-        """Return the slots as `slot/parameter` to array, for a checkpoint."""
+        """Return the slots as `slot/parameter` to array, for a checkpoint.
+
+        Raises:
+            NonFiniteError: an earlier step was left out, which a device tells here; see `steps_taken`.
+        """
         ensure_policy("Optimizer.state policy", policy)
+        policy.check_unread()
         state: dict[str, Array] = {}
         for slot, values in self._bound_to(policy).slots().items():
             state |= {f"{slot}/{name}": value for name, value in values.items()}

@@ -131,6 +131,18 @@ def test_acting_on_what_is_no_state_or_no_mask_is_told(device):
         policy.parameters()
 
 
+def test_a_checkpoint_of_an_optimizer_counts_no_step_that_is_left_out(device):
+    policy_of, native = device
+    policy, optimizer = policy_of(LINEAR), pg.optimizer("adam", learning_rate=0.1)
+    gradient = pg.gradient(policy, REINFORCE, batch_of(native))
+    optimizer.step(policy, gradient)
+    optimizer.step(policy, gradient.times(float("inf")))
+    with pytest.raises(NonFiniteError, match="step 2 of the last 2"):
+        optimizer.state(policy)
+    assert optimizer.state(policy).keys()
+    assert optimizer.steps_taken == 1
+
+
 def test_a_step_that_is_left_out_does_not_count(device):
     """Adam corrects by the number of steps, of which the device knows nothing."""
     policy_of, native = device

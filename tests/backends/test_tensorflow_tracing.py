@@ -129,6 +129,35 @@ def test_fewer_traces_are_asked_for_by_an_unknown_length():
     assert counted.traces == 4
 
 
+@pytest.mark.parametrize("name", ["grpo", "gspo"])
+@pytest.mark.parametrize("method", ["episodes", "episode_part"])
+@pytest.mark.parametrize("lengths", [(3, 3), (3, 2)], ids=["whole", "padded"])
+def test_rows_of_any_number_of_answers(name, method, lengths):
+    """Both are unknown to the graph: the number of answers, and that of those taken."""
+    estimator = pg.estimator(name, group="all")
+
+    def loss(signals, index):
+        part = getattr(signals, method)(index)
+        return pg.loss(estimator, part, log_prob=part["old_log_prob"] + 0.1 * part["advantage"])
+
+    graph = tf.function(loss, reduce_retracing=True)
+    for count in (2, 3, 4):
+        mask = np.arange(3) < np.array(lengths * count)[:, None]
+        rng = np.random.default_rng(count)
+        rewards, log_probs = (
+            tf.constant(rng.standard_normal(shape).astype(np.float32))
+            for shape in (len(mask), mask.shape)
+        )
+        episodes = pg.Episodes.from_padded(rewards=rewards, log_probs=log_probs, mask=mask)
+        signals, index = pg.signals(estimator, episodes), tf.range(1, 2 * count, 2)
+        found, expected = (run(signals, index).loss for run in (graph, loss))
+        np.testing.assert_allclose(found, expected, rtol=64 * ULP, atol=64 * ULP)
+        rows = np.arange(1, 2 * count, 2)
+        outside = loss(signals, rows).loss
+        np.testing.assert_allclose(found, outside, rtol=64 * ULP, atol=64 * ULP)
+    assert graph.experimental_get_tracing_count() == 2
+
+
 def test_numpy_arrays_and_variables_in_signals():
     counted, signals = Counted(), signals_of(5)
     numbers = dataclasses.replace(signals, weights=signals.weights.numpy())
