@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property, partial, wraps
 from typing import Any, cast
 from weakref import ReferenceType, ref
 
@@ -109,6 +109,19 @@ class Placed:
     place: Any
 
 
+def in_float64(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method of `DeviceArray` that keeps float64: JAX has none unless it is asked for."""
+
+    @wraps(method)
+    def run(self: DeviceArray, *args: Any, **options: Any) -> Any:
+        if self.place.dtype != "float64":
+            return method(self, *args, **options)
+        with self.place.arrays.computing("float64"):
+            return method(self, *args, **options)
+
+    return run
+
+
 class DeviceArray(Placed, NDArrayOperatorsMixin):
     """A framework's array on an accelerator, in the place of NumPy's.
 
@@ -175,6 +188,7 @@ class DeviceArray(Placed, NDArrayOperatorsMixin):
         order = np.arange(rows * columns).reshape(rows, columns).T
         return self._view(self.reshape(-1, *self.shape[2:])[order].native)
 
+    @in_float64
     def reshape(self, *shape: Any) -> DeviceArray:
         """See `numpy.ndarray.reshape`."""
         axes = shape if len(shape) != 1 else tuple(np.atleast_1d(shape[0]).tolist())
@@ -191,6 +205,7 @@ class DeviceArray(Placed, NDArrayOperatorsMixin):
         """Return an array that changes alone."""
         return self._with(self.native)
 
+    @in_float64
     def astype(self, dtype: Any, *, copy: bool = True) -> DeviceArray:
         """Return the array in another dtype; every float dtype is the device's."""
         kind = np.dtype(dtype).kind
@@ -252,6 +267,7 @@ class DeviceArray(Placed, NDArrayOperatorsMixin):
         numbers = np.asarray(host(self.native), dtype)
         return numbers.copy() if copy else read_only(numbers.view())
 
+    @in_float64
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         """See `numpy.ndarray.__array_ufunc__`."""
         out = options.pop("out", (None,))[0]
@@ -271,6 +287,7 @@ class DeviceArray(Placed, NDArrayOperatorsMixin):
             return out
         return result
 
+    @in_float64
     def __array_function__(
         self,
         function: Callable[..., Any],
@@ -322,6 +339,7 @@ class DeviceArray(Placed, NDArrayOperatorsMixin):
 
     # Rows and entries.
 
+    @in_float64
     def __getitem__(self, index: Any) -> Any:
         """Return rows or entries."""
         arrays = self.place.arrays
@@ -343,6 +361,7 @@ class DeviceArray(Placed, NDArrayOperatorsMixin):
         taken = arrays.rows(self._flat(index), self.place.native(rows))
         return self._view(taken) if isinstance(index, slice) else self._with(taken)
 
+    @in_float64
     def __setitem__(self, index: Any, value: Any) -> None:
         """Replace rows or entries, by a copy."""
         device, axes = self.place, self.shape

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
 import pickle
+import warnings
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ import pytest
 from masked_batches import EPISODES, LENGTH, STEPS, make_batch
 
 import pgcore as pg
+from pgcore.data.device_array import Device
 from pgcore.data.native import arrays_of
 from pgcore.errors import BatchError, ShapeError
 from pgcore_check.cases.cases import NETWORKS, cases
@@ -712,3 +715,36 @@ def test_a_native_batch_keeps_no_array_of_the_caller(monkeypatch):
     batch: Any = accelerator.batch(make_batch())
     for empty in (batch.like, batch.device.like):
         assert empty.untyped_storage().nbytes() == 0
+
+
+def test_float64_on_a_device_is_kept_where_jax_has_none():
+    """Code outside of pgcore's own, such as an optimizer's, runs under the process's setting."""
+    jnp = pytest.importorskip("jax.numpy")
+    enable_x64 = importlib.import_module("pgcore_jax.parameters").enable_x64
+    numbers = np.random.default_rng(0).standard_normal((4, 3))
+    with enable_x64(True):
+        native = jnp.asarray(numbers)
+        arrays: Any = arrays_of(native)
+        device = Device(arrays, native[:0], "float64")
+
+    def changed(x):
+        x = x.copy()
+        x[1] = 0.1
+        return x
+
+    functions = [
+        lambda x: np.ones_like(x[:, 0]) / 3.0,
+        lambda x: x * x + 0.1,
+        lambda x: np.exp(x).sum(axis=1),
+        lambda x: np.vdot(x[0], x[1]),
+        lambda x: np.where(x > 0, x, 0.1),
+        lambda x: x.reshape(3, 4)[[2, 0]],
+        lambda x: np.asarray(x, np.float64).astype(np.float64),
+        changed,
+    ]
+    with enable_x64(False), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for function in functions:
+            found, expected = function(device.array(native)), function(numbers)
+            assert found.dtype == np.float64
+            np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-15)
