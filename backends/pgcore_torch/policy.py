@@ -42,8 +42,8 @@ KEPT = 32
 # Bytes of the largest array that goes by way of page-locked memory, which PyTorch keeps: 1 MiB.
 PAGE_LOCKED = 1 << 20
 
-# Bytes of observations that are copied sooner than a tensor is made of NumPy's memory.
-COPIED = 1 << 16
+# Bytes of the largest observations that are copied, 32 KiB: sharing NumPy's memory takes as long.
+COPIED = 1 << 15
 
 # PyTorch stores compiled code at a function's code object, eight compilations at most. Each padded
 # size has a limit of its own: by this option, or before 2.13 by a code object of its own.

@@ -21,6 +21,7 @@ ABSENT = {
     if entry.status != "usable" and entry.provider.name not in REQUIRED
 }
 BACKENDS = ("numpy", "torch", "tensorflow", "jax")
+COPIED = "pgcore_torch.policy.COPIED"  # bytes up to which PyTorch's copies
 PLAIN = np.random.default_rng(0).standard_normal((STEPS, 4)).astype(np.float32)
 
 
@@ -50,13 +51,17 @@ LAYOUTS = {
 }
 
 
-@pytest.fixture(params=BACKENDS)
-def policy(request):
-    """A policy of each backend, in its usual mode."""
-    if request.param in ABSENT:
-        pytest.skip(ABSENT[request.param])
+@pytest.fixture(params=[*BACKENDS, "torch, shared"])
+def policy(request, monkeypatch):
+    """A policy of each backend, in its usual mode; PyTorch's copies, and shares memory."""
+    backend, *shared = request.param.split(", ")
+    if backend in ABSENT:
+        pytest.skip(ABSENT[backend])
     spec = pg.PolicySpec(NETWORKS["tanh"], variants("heads")["categorical"], "separate")
-    return pg.policy(spec, backend=request.param, seed=3, dtype="float32")
+    made = pg.policy(spec, backend=backend, seed=3, dtype="float32")
+    if shared:
+        monkeypatch.setattr(COPIED, 0)
+    return made
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
