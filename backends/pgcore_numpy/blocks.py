@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from pgcore.data.batch import Batch
@@ -18,12 +20,14 @@ BLOCK = 512
 ALL = slice(None)
 
 
-def blocks(steps: int) -> list[slice]:
+@lru_cache(16)  # of the sizes of a training run
+def blocks(steps: int) -> tuple[slice, ...]:
     """Return the fixed blocks of a number of steps."""
-    return [slice(start, min(start + BLOCK, steps)) for start in range(0, steps, BLOCK)]
+    starts = range(0, steps, BLOCK)
+    return tuple(slice(start, min(start + BLOCK, steps)) for start in starts)
 
 
-def blocks_of(estimator: Estimator, batch: Batch) -> list[slice]:
+def blocks_of(estimator: Estimator, batch: Batch) -> tuple[slice, ...]:
     """Return the fixed blocks, of whole episodes for an estimator that sees episodes.
 
     An episode that is longer than a block is a block of its own.
@@ -37,7 +41,7 @@ def blocks_of(estimator: Estimator, batch: Batch) -> list[slice]:
         if first > start and last + 1 - start > BLOCK:
             found.append(slice(start, first))
             start = first
-    return [*found, slice(start, batch.num_steps)]
+    return (*found, slice(start, batch.num_steps))
 
 
 def joined(parts: list[Array]) -> Array:

@@ -91,6 +91,7 @@ class DenseNetwork(Network):
         self.rows = row_blocks(self.values, self.critics)
         self.below = [self.last[1 + number if self.h else 0] for number in range(self.critics)]
         self.parameters: Views | None = None
+        self.gradient: Views | None = None
 
     def attach(self, parameters: Views) -> None:
         """Keep views of the weights, as the products of forward and backward passes take them."""
@@ -144,12 +145,15 @@ class DenseNetwork(Network):
 
     def collect(self, gradient: Views, steps: slice) -> None:
         """See `Network.collect`."""
-        last = gradient.combined if self.combined else gradient.output
-        targets = [target[: self.networks] for target in gradient.hidden]
-        targets += [last, *gradient.values[: self.critics]]
+        # A workspace has the same views for all of its life.
+        if gradient is not self.gradient:
+            self.gradient = gradient
+            self.targets = [target[: self.networks] for target in gradient.hidden]
+            self.targets.append(gradient.combined if self.combined else gradient.output)
+            self.targets += gradient.values[: self.critics]
         # Inputs end in a row of ones, so that one product gives weight and bias.
         factors = itertools.chain(zip(self.source, self.d_transposed, strict=True), self.d_tops)
-        for (inputs, derivatives), target in zip(factors, targets, strict=True):
+        for (inputs, derivatives), target in zip(factors, self.targets, strict=True):
             if steps == ALL:
                 np.matmul(inputs, derivatives, out=target)
             else:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -109,9 +110,10 @@ class NumpyPolicy(NumpyParameters, Policy):
         by_block: list[dict[str, Array]] = []
         # NumPy's warnings are off: overflow is reported by `check_finite`, by name and step.
         with np.errstate(all="ignore"):
-            for block in blocks_of(estimator, batch):
-                # Most minibatches are one block, which needs no slices.
-                whole = block.stop - block.start == batch.num_steps
+            found = blocks_of(estimator, batch)
+            # Most minibatches are one block, which needs no slices.
+            whole = len(found) == 1
+            for block in found:
                 part = signals if whole else {name: value[block] for name, value in signals.items()}
                 work, arguments = self._quantities(names, batch, block, part.get("reference"))
                 for name in keywords:
@@ -178,19 +180,14 @@ class NumpyPolicy(NumpyParameters, Policy):
         """See `Policy.fisher_vector_product`."""
         self.check(batch)
         vector = self.check_vector("fisher_vector_product", vector, self.layout.size, "parameter")
-        # The mean over the batch's real steps: padding has weight 0.
-        step_weights = (
-            np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
-        )
-        weights = (step_weights / step_weights.sum()).astype(self.dtype)
         product = np.zeros(self.layout.size, self.dtype)
-        for block, work in zip(blocks(batch.num_steps), self._passes(batch), strict=True):
+        for work, weights in self._passes(batch):
             network, direction = work.network, work.direction
             for place, along, _ in work.actor_places:
                 along[...] = vector[place].reshape(along.shape)
             # J v forward, F (J v) in the head, J^T (F J v) backward.
             tangent = network.tangent(self.views, direction)
-            d_outputs = work.kernel.fisher(tangent, weights[block], direction.head)
+            d_outputs = work.kernel.fisher(tangent, weights, direction.head)
             network.backward(self.views, d_outputs, NO_VALUES)
             work.collect(ALL)
             for place, _, derivative in work.actor_places:
@@ -198,15 +195,13 @@ class NumpyPolicy(NumpyParameters, Policy):
         self.check_computed("fisher_vector_product", product)
         return product
 
-    def _passes(self, batch: Batch) -> Iterator[Workspace]:
-        """Yield every block's workspace after its forward pass.
+    def _passes(self, batch: Batch) -> Iterable[tuple[Workspace, Array]]:
+        """Return each block's workspace after its forward pass, with [n] weights of its steps.
 
-        The last batch's workspaces stay in memory while batch and parameters are the same.
+        The last batch's stay in memory while batch and parameters are the same.
         """
         if batch.num_steps > MOST_PASSES * BLOCK:
-            for block in blocks(batch.num_steps):
-                yield self._quantities((), batch, block, None)[0]
-            return
+            return self._run(batch, kept=False)
         passes: Passes | None = self._buffers.__dict__.get("passes")
         # A solve asks for some ten products at the same parameters; each saves its forward pass.
         if (
@@ -214,15 +209,24 @@ class NumpyPolicy(NumpyParameters, Policy):
             or passes.batch is not batch
             or not np.array_equal(passes.vector, self.vector)
         ):
-            works: list[Workspace] = []
-            for block in blocks(batch.num_steps):
-                work = Workspace(self, block.stop - block.start, with_value=False)
-                mask = None if batch.action_mask is None else batch.action_mask[block]
-                work.network.forward(self.views, batch.observations[block])
-                work.kernel.forward(work.network.outputs, self.views.head, mask)
-                works.append(work)
+            works = [*self._run(batch, kept=True)]
             passes = self._buffers.passes = Passes(batch, self.vector.copy(), works)
-        yield from passes.works
+        return passes.works
+
+    def _run(self, batch: Batch, *, kept: bool) -> Iterator[tuple[Workspace, Array]]:
+        """Yield what `_passes` returns, with workspaces to keep or with those of `_workspace`."""
+        # The mean over the batch's real steps: padding has weight 0.
+        step_weights = (
+            np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
+        )
+        weights = (step_weights / step_weights.sum()).astype(self.dtype)
+        workspace = partial(Workspace, self) if kept else self._workspace
+        for block in blocks(batch.num_steps):
+            work = workspace(block.stop - block.start, with_value=False)
+            mask = None if batch.action_mask is None else batch.action_mask[block]
+            work.network.forward(self.views, batch.observations[block])
+            work.kernel.forward(work.network.outputs, self.views.head, mask)
+            yield work, weights[block]
 
     def _quantities(
         self, names: Collection[str], batch: Batch, block: slice, reference: Array | None
@@ -239,7 +243,7 @@ class NumpyPolicy(NumpyParameters, Policy):
         steps = block.stop - block.start
         work = self._workspace(steps, with_value=bool(critic))
         observations, actions, mask = batch.observations, batch.actions, batch.action_mask
-        if steps != batch.num_steps:
+        if steps != len(actions):
             observations, actions = observations[block], actions[block]
             mask = None if mask is None else mask[block]
         work.network.forward(self.views, observations)

@@ -69,9 +69,9 @@ class Passes(NamedTuple):
     Attributes:
         batch: The batch.
         vector: [D] the parameters.
-        works: A workspace for each block.
+        works: A workspace for each block, with [n] weights of its steps.
     """
 
     batch: Batch
     vector: Array
-    works: list[Workspace]
+    works: list[tuple[Workspace, Array]]

@@ -8,6 +8,7 @@ import numpy as np
 
 from pgcore.data.batch import Batch
 from pgcore.interfaces.estimator import Evaluate
+from pgcore.returns import centre
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import CountFromZero, Rule
 
@@ -18,7 +19,7 @@ Seed = CountFromZero
 
 
 def covariances(batch: Batch, evaluate: Evaluate, advantage: Array) -> tuple[Array, Array]:
-    """Return [B] (A - mean A)(log pi - mean log pi), and [B] bool, False for padding.
+    """Return [B] (A - mean A)(log pi - mean log pi), 0 for padding, and [B] bool, False there.
 
     Args:
         batch: The steps, padding of which is in no mean.
@@ -26,11 +27,12 @@ def covariances(batch: Batch, evaluate: Evaluate, advantage: Array) -> tuple[Arr
         advantage: [B] A.
     """
     log_prob = evaluate("log_prob")["log_prob"]
-    real = np.ones(batch.num_steps, np.bool_)
-    if batch.step_weights is not None:
-        real = batch.step_weights > 0
-    centred = [x - x[real].mean() for x in (advantage, log_prob)]
-    return centred[0] * centred[1], real
+    if batch.step_weights is None:
+        return centre(advantage) * centre(log_prob), np.ones(batch.num_steps, np.bool_)
+    real = batch.step_weights > 0
+    covariance = np.zeros_like(advantage)
+    covariance[real] = centre(advantage[real]) * centre(log_prob[real])
+    return covariance, real
 
 
 def fraction_of(real: Array, fraction: float) -> int:
