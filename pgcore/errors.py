@@ -6,7 +6,6 @@ Every one derives from `PgcoreError` and from the builtin a caller would expect,
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 from pgcore.wording import SHOWN, shown
@@ -92,6 +91,8 @@ class UnknownNameError(PgcoreError, LookupError):
 
     def __str__(self) -> str:
         """Return the message: near matches, then every registered name, then a note on others."""
+        import difflib  # here, since few programs end in it
+
         where, _, _, note = self.args
         # At most three suggestions, each at least half alike by difflib's ratio.
         # An object that is no text is near to none, and a long text is compared slowly.

@@ -53,5 +53,8 @@ class ClosedForm(ABC):
 # From a network that is not built in to its closed form. A network of another distribution joins
 # with `make_network.register(TheirNetwork, TheirForm)`.
 make_network: ClosedForms[ClosedForm] = ClosedForms(
-    "network", ("forward", "torso"), "pgcore_numpy.networks.make_network"
+    "network",
+    ("forward", "torso"),
+    "pgcore_numpy.networks.make_network",
+    modules=("pgcore_numpy.convolution",),
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import singledispatch
+from importlib import import_module
 from typing import Any, Generic, TypeVar
 
 from pgcore.errors import SpecError
@@ -19,22 +20,27 @@ class ClosedForms(Generic[FormT]):
 
     A subclass has the form of its nearest registered base only where it changes none of the
     formulas that the form differentiates.
-
-    Attributes:
-        register: Registers a function for a class, as `functools.singledispatch` does.
     """
 
-    def __init__(self, kind: str, formulas: tuple[str, ...], where: str) -> None:
+    def __init__(
+        self, kind: str, formulas: tuple[str, ...], where: str, modules: Iterable[str] = ()
+    ) -> None:
         """Start with no class registered.
 
         Args:
             kind: "head" or "network", for messages.
             formulas: The methods that a closed form stands for.
             where: The import path of this object, for messages.
+            modules: Those that register further forms, imported before the first is looked for.
         """
         self.kind, self.formulas, self.where = kind, formulas, where
         self._dispatch: Any = singledispatch(self._refuse)
-        self.register: Callable[..., Any] = self._dispatch.register
+        self._modules = tuple(modules)
+
+    def register(self, *arguments: Any) -> Any:
+        """Register a function for a class, as `functools.singledispatch` does; the last one counts."""
+        self._import()
+        return self._dispatch.register(*arguments)
 
     def __call__(self, instance: object) -> FormT:
         """Return the closed form.
@@ -43,12 +49,17 @@ class ClosedForms(Generic[FormT]):
             SpecError: no form is registered for the class, or it changes a formula of the base
                 whose form it would inherit.
         """
+        self._import()
         cls, registered = type(instance), self._dispatch.registry
         base = next(base for base in cls.__mro__ if base in registered)
         # `object` has no formulas: its entry refuses all that no class in the order answers for.
         if base is not object and (names := changes(cls, base, self.formulas)):
             self._refuse(instance, f", which changes {names}")
         return self._dispatch(instance)
+
+    def _import(self) -> None:
+        for module in self._modules:
+            import_module(module)
 
     def _refuse(self, instance: object, reason: str = "") -> FormT:
         raise SpecError(

@@ -15,13 +15,11 @@ from pgcore.validation.arrays import Array
 from pgcore_numpy.activations import Relu, Sigmoid, Tanh, make_activation
 from pgcore_numpy.blocks import ALL
 from pgcore_numpy.closed_form import make_network
-from pgcore_numpy.convolution import ConvForm
 from pgcore_numpy.formula_networks import FormulaNetwork
 from pgcore_numpy.network import Network
 from pgcore_numpy.parameters import Views
 
 __all__ = [
-    "ConvForm",
     "DenseNetwork",
     "Relu",
     "Sigmoid",

@@ -310,7 +310,7 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         if isinstance(array, Tensor):
             return array
         tensor = torch.from_numpy(np.array(array, order="C"))
-        if self.device.type == "cpu":
+        if not self.resident:
             return tensor
         # From page-locked memory the copy does not wait for earlier work on the device.
         pinned = self.device.type == "cuda" and tensor.nbytes <= PAGE_LOCKED
@@ -336,7 +336,7 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         """Return observations as a tensor; own networks read NumPy's memory and write to none."""
         if not isinstance(array, np.ndarray) or array.nbytes <= COPIED:
             return self.to_native(array)
-        own = self.device.type == "cpu" and isinstance(self.module, PolicyModule)
+        own = not self.resident and isinstance(self.module, PolicyModule)
         # At negative strides PyTorch ends the process.
         if own and array.flags.c_contiguous:
             with suppress(BufferError):  # older versions share no read-only memory

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -94,6 +93,8 @@ class PolicySpec(Checked):
 
     def to_json(self) -> str:
         """Return the spec as one line of JSON."""
+        import json  # here, since a first gradient needs none
+
         parts: dict[str, Any] = {}
         for name, part in (("network", self.network), ("head", self.head)):
             fields = dataclasses.asdict(cast("Any", part))
@@ -109,6 +110,8 @@ class PolicySpec(Checked):
             UnknownNameError: no network or no head of that name is registered.
             PluginError: the name's target is no network, or no head.
         """
+        import json
+
         where = "PolicySpec.from_json"
         try:
             data: dict[str, Any] = json.loads(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -155,6 +154,8 @@ def check_saved(where: str, spec: PolicySpec, saved: str) -> None:
         spec: The spec of the policy that the file is loaded into.
         saved: The file's spec, JSON.
     """
+    import json
+
     reference: dict[str, Any] = json.loads(spec.to_json())
     # A saved spec without critic values has those of states.
     try:

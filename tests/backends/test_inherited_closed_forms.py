@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -138,6 +140,24 @@ def test_a_form_of_an_abstract_class_holds_for_all_that_fill_it_in():
     member.__abstractmethods__ = frozenset()  # pyright: ignore[reportAttributeAccessIssue]
     make_network.register(Family, ScaledForm)
     assert isinstance(make_network(member()), ScaledForm)
+
+
+# In a process of its own, where no network has been looked for.
+REPLACED = """
+import sys
+from pgcore.data.convolution import Conv
+from pgcore_numpy.networks import make_network
+assert "pgcore_numpy.convolution" not in sys.modules
+make_network.register(Conv, lambda network: "mine")
+assert make_network(Conv((10, 10, 6))) == "mine"
+"""
+
+
+def test_a_form_that_is_registered_for_a_network_of_ours_counts():
+    done = subprocess.run(
+        [sys.executable, "-c", REPLACED], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_activation_that_changes_its_value_needs_a_slope():
