@@ -1,10 +1,10 @@
 """One Fisher-vector product: pgcore on NumPy beside its gradient and PyTorch's double backward.
 
 The policy is a 4-64-64-2 tanh network in float32, on one thread. The gradient is that of
-`reinforce`, without a critic; the product is with the Fisher information of the policy. The
-products of one solve share their forward pass, which is in none of the times here. PyTorch
-differentiates the mean KL from the detached distribution twice, as is usual; its network and
-observations are tensors already.
+`reinforce`, without a critic; the product is with the Fisher information of the policy. Its
+forward pass, which the products of one solve share, is not in its time; the gradient's and PyTorch's
+are in theirs. PyTorch differentiates the mean KL from the detached distribution twice, as is usual;
+its network and observations are tensors already.
 
 Gradients and products are first checked equal, in float32 and in float64. Then the three take
 turns of 20 calls. A turn counts as its median, and a ratio is the median of the turns' ratios.

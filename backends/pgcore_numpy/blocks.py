@@ -20,7 +20,7 @@ BLOCK = 512
 ALL = slice(None)
 
 
-@lru_cache(16)  # of the sizes of a training run
+@lru_cache(16)  # a training run has a few sizes
 def blocks(steps: int) -> tuple[slice, ...]:
     """Return the fixed blocks of a number of steps."""
     starts = range(0, steps, BLOCK)

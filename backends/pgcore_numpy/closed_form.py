@@ -50,7 +50,7 @@ class ClosedForm(ABC):
         """
 
 
-# From a network that is not built in to its closed form. A network of another distribution joins
+# From a network without buffers in `networks` to its closed form. One of another distribution joins
 # with `make_network.register(TheirNetwork, TheirForm)`.
 make_network: ClosedForms[ClosedForm] = ClosedForms(
     "network",

@@ -31,16 +31,17 @@ class ClosedForms(Generic[FormT]):
             kind: "head" or "network", for messages.
             formulas: The methods that a closed form stands for.
             where: The import path of this object, for messages.
-            modules: Those that register further forms, imported before the first is looked for.
+            modules: Those that register further forms, imported before a form is looked for or
+                registered, so that a later registration replaces theirs.
         """
         self.kind, self.formulas, self.where = kind, formulas, where
         self._dispatch: Any = singledispatch(self._refuse)
         self._modules = tuple(modules)
 
-    def register(self, *arguments: Any) -> Any:
+    def register(self, cls: Any, func: Any = None) -> Any:
         """Register a function for a class, as `functools.singledispatch` does; the last one counts."""
         self._import()
-        return self._dispatch.register(*arguments)
+        return self._dispatch.register(cls, func)
 
     def __call__(self, instance: object) -> FormT:
         """Return the closed form.

@@ -198,7 +198,8 @@ class NumpyPolicy(NumpyParameters, Policy):
     def _passes(self, batch: Batch) -> Iterable[tuple[Workspace, Array]]:
         """Return each block's workspace after its forward pass, with [n] weights of its steps.
 
-        The last batch's stay in memory while batch and parameters are the same.
+        The last batch's workspaces, at most `MOST_PASSES`, stay in memory while batch and parameters
+        are the same.
         """
         if batch.num_steps > MOST_PASSES * BLOCK:
             return self._run(batch, kept=False)

@@ -89,7 +89,8 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         self.pads = compiled
         # Looked up once, since a gradient at batch 64 takes tenths of a millisecond.
         self.device = next(iter(native.values())).device
-        self.resident = self.device.type != "cpu"
+        self._on_host = self.device.type == "cpu"
+        self.resident = not self._on_host
         self._tensors = list(native.values())
         self._adopted = isinstance(spec.network, Adopted)
         self._verbatim = not isinstance(module, PolicyModule)
@@ -310,7 +311,7 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         if isinstance(array, Tensor):
             return array
         tensor = torch.from_numpy(np.array(array, order="C"))
-        if not self.resident:
+        if self._on_host:
             return tensor
         # From page-locked memory the copy does not wait for earlier work on the device.
         pinned = self.device.type == "cuda" and tensor.nbytes <= PAGE_LOCKED
@@ -336,7 +337,7 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         """Return observations as a tensor; own networks read NumPy's memory and write to none."""
         if not isinstance(array, np.ndarray) or array.nbytes <= COPIED:
             return self.to_native(array)
-        own = not self.resident and isinstance(self.module, PolicyModule)
+        own = self._on_host and isinstance(self.module, PolicyModule)
         # At negative strides PyTorch ends the process.
         if own and array.flags.c_contiguous:
             with suppress(BufferError):  # older versions share no read-only memory

@@ -13,15 +13,13 @@ from numpy.typing import ArrayLike
 
 from pgcore.data import files
 from pgcore.data.held import Held
+from pgcore.data.layout import Layout, saved_layout
 from pgcore.errors import BatchError, FileError
 from pgcore.validation.arrays import Array, PutOff, numbers_at, read_only, rows_at
 from pgcore.validation.batch_fields import LOSS_MASK, OPTIONAL_REALS
 from pgcore.validation.fields import count, ensure_rng, instance_check
 from pgcore.validation.observations import by_name
 from pgcore.wording import shown
-
-if TYPE_CHECKING:
-    from pgcore.data.layout import Layout
 
 __all__ = ["BESIDE", "GROUP", "Episodes", "Index", "ensure_episodes", "saved_arrays"]
 
@@ -583,8 +581,6 @@ class Episodes(Held):
             FileError: the file cannot be read, is of another kind, or has an impossible layout.
             BatchError: its arrays are not valid.
         """
-        from pgcore.data.layout import saved_layout
-
         arrays, _ = files.read(path, cls.file_format)
         arrays = {name: x for name, x in arrays.items() if not name.startswith(BESIDE)}
         shape, positions = arrays.pop("layout.shape", None), arrays.pop("layout.positions", None)

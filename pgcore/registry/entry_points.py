@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import traceback
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib.metadata import Distribution, EntryPoint
@@ -94,6 +93,8 @@ def read_entry_point(entry_point: EntryPoint, manager: pluggy.PluginManager) -> 
         providers = _providers_of(module, manager)
     # A plugin is a stranger's code, and `sys.exit()` in one must not end the user's session.
     except (Exception, SystemExit):  # noqa: BLE001
+        import traceback  # here, since most plugins work
+
         if manager.is_registered(module):
             manager.unregister(module)
         return Quarantine(entry_point.name, distribution, version, traceback.format_exc())

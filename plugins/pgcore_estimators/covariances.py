@@ -19,7 +19,7 @@ Seed = CountFromZero
 
 
 def covariances(batch: Batch, evaluate: Evaluate, advantage: Array) -> tuple[Array, Array]:
-    """Return [B] (A - mean A)(log pi - mean log pi), 0 for padding, and [B] bool, False there.
+    """Return [B] (A - mean A)(log pi - mean log pi), 0 for padding; and [B] bool, False for padding.
 
     Args:
         batch: The steps, padding of which is in no mean.
@@ -30,8 +30,9 @@ def covariances(batch: Batch, evaluate: Evaluate, advantage: Array) -> tuple[Arr
     if batch.step_weights is None:
         return centre(advantage) * centre(log_prob), np.ones(batch.num_steps, np.bool_)
     real = batch.step_weights > 0
-    covariance = np.zeros_like(advantage)
-    covariance[real] = centre(advantage[real]) * centre(log_prob[real])
+    products = centre(advantage[real]) * centre(log_prob[real])
+    covariance = np.zeros_like(products, shape=(batch.num_steps,))
+    covariance[real] = products
     return covariance, real
 
 

@@ -16,6 +16,7 @@ from pgcore.errors import BatchError, EstimatorError, NonFiniteError, PgcoreErro
 from pgcore.xp.numpy import host
 from pgcore_check.cases.cases import Case
 from pgcore_derive.differences import LIMIT, differences
+from pgcore_estimators.covariances import covariances
 from pgcore_estimators.parts.dppo import DPPOTV
 from pgcore_estimators.parts.vespo import GammaWeight
 
@@ -588,6 +589,24 @@ def test_a_mask_by_entropy_needs_a_head_with_one():
         EstimatorError, match=r"expected a policy with log_prob, entropy, got no ent"
     ):
         composed(**RETURNS, mask="entropy_quantile").check_fits(spec)
+
+
+def test_covariances_of_integer_advantages_are_those_without_padding():
+    """Means 0.75 and -1.25; padding is in none, and NaN there is left out."""
+    batch = pg.Batch(
+        observations=np.zeros((6, 1)),
+        actions=[0] * 6,
+        rewards=[0.0] * 6,
+        episode_lengths=[4, 2],
+        terminated=[True, True],
+        step_weights=[1, 1, 1, 1, 0, 0],
+    )
+    log_prob = np.array([-1.0, -2.0, -0.5, -1.5, math.nan, math.nan])
+    advantage = np.array([1, 0, 0, 2, 0, 0])
+    evaluate: Any = lambda *_: {"log_prob": log_prob}  # noqa: E731 - in a policy's place
+    actual, real = covariances(batch, evaluate, advantage)
+    assert actual.tolist() == [0.0625, 0.5625, -0.5625, -0.3125, 0.0, 0.0]
+    assert real.tolist() == [True] * 4 + [False] * 2
 
 
 def test_a_covariance_mask_takes_the_first_or_some_at_random():
