@@ -34,14 +34,14 @@ def blocks_of(estimator: Estimator, batch: Batch) -> tuple[slice, ...]:
     """
     if not estimator.sees_episodes:
         return blocks(batch.num_steps)
-    found: list[slice] = []
+    slices: list[slice] = []
     start = 0
     for first, last in zip(batch.episode_starts.tolist(), batch.episode_ends.tolist(), strict=True):
         # The block ends before the episode that would make it too long.
         if first > start and last + 1 - start > BLOCK:
-            found.append(slice(start, first))
+            slices.append(slice(start, first))
             start = first
-    return (*found, slice(start, batch.num_steps))
+    return (*slices, slice(start, batch.num_steps))
 
 
 def joined(parts: list[Array]) -> Array:

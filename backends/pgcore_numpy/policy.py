@@ -110,10 +110,10 @@ class NumpyPolicy(NumpyParameters, Policy):
         by_block: list[dict[str, Array]] = []
         # NumPy's warnings are off: overflow is reported by `check_finite`, by name and step.
         with np.errstate(all="ignore"):
-            found = blocks_of(estimator, batch)
-            # Most minibatches are one block, which needs no slices.
-            whole = len(found) == 1
-            for block in found:
+            slices = blocks_of(estimator, batch)
+            # Most minibatches are one block, whose arrays need no slicing.
+            whole = len(slices) == 1
+            for block in slices:
                 part = signals if whole else {name: value[block] for name, value in signals.items()}
                 work, arguments = self._quantities(names, batch, block, part.get("reference"))
                 for name in keywords:
@@ -202,7 +202,7 @@ class NumpyPolicy(NumpyParameters, Policy):
         are the same.
         """
         if batch.num_steps > MOST_PASSES * BLOCK:
-            return self._run(batch, kept=False)
+            return self._forward(batch, kept=False)
         passes: Passes | None = self._buffers.__dict__.get("passes")
         # A solve asks for some ten products at the same parameters; each saves its forward pass.
         if (
@@ -210,11 +210,11 @@ class NumpyPolicy(NumpyParameters, Policy):
             or passes.batch is not batch
             or not np.array_equal(passes.vector, self.vector)
         ):
-            works = [*self._run(batch, kept=True)]
+            works = [*self._forward(batch, kept=True)]
             passes = self._buffers.passes = Passes(batch, self.vector.copy(), works)
         return passes.works
 
-    def _run(self, batch: Batch, *, kept: bool) -> Iterator[tuple[Workspace, Array]]:
+    def _forward(self, batch: Batch, *, kept: bool) -> Iterator[tuple[Workspace, Array]]:
         """Yield what `_passes` returns, with workspaces to keep or with those of `_workspace`."""
         # The mean over the batch's real steps: padding has weight 0.
         step_weights = (
