@@ -97,11 +97,13 @@ class JaxArrays(Arrays):
         return jnp.where(real, centred - centred.sum() / count, 0.0)
 
     def norm(self, x: jax.Array) -> jax.Array:
-        """See `Arrays.norm`: of entries at most 1, times the largest."""
-        largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)))
-        scale = jnp.where(largest > 0, largest, 1.0)
-        scaled = jax.lax.stop_gradient(x) / scale
-        return scale * jnp.sqrt(jnp.sum(scaled * scaled))
+        """See `Arrays.norm`: squares are summed at two scales, the smaller of which never overflows."""
+        x = jax.lax.stop_gradient(x)
+        small = 2.0 ** (-5 * jnp.finfo(x.dtype).maxexp // 8)
+        # Of one array, which XLA sums in one step; a look for the largest entry takes longer.
+        scaled = jnp.asarray([[1.0], [small]], x.dtype) * x.reshape(1, -1)
+        plain, held = jnp.sqrt(jnp.sum(scaled * scaled, 1))
+        return jnp.where(jnp.isfinite(plain), plain, held / small)
 
     def dot(self, x: jax.Array, y: jax.Array) -> jax.Array:
         """See `Arrays.dot`."""

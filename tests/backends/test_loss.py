@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.data.native import host
+from pgcore.data.native import arrays_of, host
 from pgcore.errors import BatchError, EstimatorError, NonFiniteError, PgcoreError, ShapeError
 
 FRAMEWORKS = ("numpy", "torch", "jax", "tensorflow")
@@ -512,3 +513,12 @@ def test_bad_quantities_raise_errors_of_pgcore_alone(quantities):
     estimator = ESTIMATORS["ppo"]
     with contextlib.suppress(PgcoreError):
         pg.loss(estimator, pg.signals(estimator, episodes), **quantities)
+
+
+@pytest.mark.parametrize("scale", [1e-5, 1.0, 1e15, 1e25, 1e36])
+def test_norms_are_right_where_squares_overflow(make, scale):
+    numbers = np.array([[3.0, 0.0, -4.0], [0.0, 12.0, 84.0]]) * scale
+    x = make(numbers)
+    arrays: Any = arrays_of(x)
+    assert float(arrays.host(arrays.norm(x))) == pytest.approx(scale * 85.0, rel=1e-6)
+    assert float(arrays.host(arrays.norm(x * 0.0))) == 0.0
