@@ -100,7 +100,8 @@ class JaxArrays(Arrays):
         """See `Arrays.norm`: squares are summed at two scales, the smaller of which never overflows."""
         x = jax.lax.stop_gradient(x)
         small = 2.0 ** (-5 * jnp.finfo(x.dtype).maxexp // 8)
-        # Of one array, which XLA sums in one step; a look for the largest entry takes longer.
+        # Of one array, which XLA sums in one step; a look for the largest entry takes longer. Squares
+        # underflow below 1e-19, far below what `normalised` adds.
         scaled = jnp.asarray([[1.0], [small]], x.dtype) * x.reshape(1, -1)
         plain, held = jnp.sqrt(jnp.sum(scaled * scaled, 1))
         return jnp.where(jnp.isfinite(plain), plain, held / small)
